@@ -1,0 +1,78 @@
+"""kvsim: study disaggregated LLM inference, in simulation and on real workers, with one scheduler.
+
+    import kvsim
+
+    scenario = kvsim.load_scenario("scenarios/push_vs_pull.yaml")
+    run = kvsim.run_scenario(scenario, "runs/push_vs_pull")
+    run.summary["variants"]["pull"]["ttft_s"]["p99"]
+    run.requests  # a pandas DataFrame, one row a request and variant
+
+Everything that the command line does is a call here. Names are loaded when they are first used, so that importing the
+package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kvsim.errors import KvsimError, RunFolderError, ScenarioError, TraceError
+    from kvsim.metrics import DEFINITIONS, STAGES
+    from kvsim.replay import ReplayResult, replay_file
+    from kvsim.scenario import Scenario, Variant, load_scenario, scenario_from_mapping
+    from kvsim.study import RunFolder, VariantResult, load_run, run_scenario, simulate, workload_of
+    from kvsim.version import VERSION as __version__
+
+_HOMES = {
+    "KvsimError": "kvsim.errors",
+    "RunFolderError": "kvsim.errors",
+    "ScenarioError": "kvsim.errors",
+    "TraceError": "kvsim.errors",
+    "DEFINITIONS": "kvsim.metrics",
+    "STAGES": "kvsim.metrics",
+    "ReplayResult": "kvsim.replay",
+    "replay_file": "kvsim.replay",
+    "Scenario": "kvsim.scenario",
+    "Variant": "kvsim.scenario",
+    "load_scenario": "kvsim.scenario",
+    "scenario_from_mapping": "kvsim.scenario",
+    "RunFolder": "kvsim.study",
+    "VariantResult": "kvsim.study",
+    "load_run": "kvsim.study",
+    "run_scenario": "kvsim.study",
+    "simulate": "kvsim.study",
+    "workload_of": "kvsim.study",
+}
+
+__all__ = [
+    "DEFINITIONS",
+    "STAGES",
+    "KvsimError",
+    "ReplayResult",
+    "RunFolder",
+    "RunFolderError",
+    "Scenario",
+    "ScenarioError",
+    "TraceError",
+    "Variant",
+    "VariantResult",
+    "__version__",
+    "load_run",
+    "load_scenario",
+    "replay_file",
+    "run_scenario",
+    "scenario_from_mapping",
+    "simulate",
+    "workload_of",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("kvsim.version").VERSION
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kvsim' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,77 @@
+"""The facts about a cluster that the scheduler decides by: integers and names, fixed for a run.
+
+The same object describes a simulated and a real cluster. It must not know rates, costs or true output lengths: a
+scheduler that could read those would decide in simulation what no real one can.
+"""
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from kvsim.core.messages import WorkerId
+
+Role: TypeAlias = Literal["prefill", "decode", "colocated"]
+TransferMode: TypeAlias = Literal["push", "pull", "streamed", "message", "colocated"]
+Allocation: TypeAlias = Literal["first_fit", "scattered"]
+Placement: TypeAlias = Literal["least_loaded", "round_robin"]
+Dimension: TypeAlias = Literal["layer", "kv", "block", "token", "head", "dim"]
+
+LAYER_MAJOR: tuple[Dimension, ...] = ("layer", "kv", "block", "token", "head", "dim")
+
+
+class KvSpec(msgspec.Struct, frozen=True):
+    """Shape of the model's KV cache. ``layout`` orders the dimensions of each rank's tensor, outermost first."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype_bytes: int
+    block_tokens: int
+    layout: tuple[Dimension, ...] = LAYER_MAJOR
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of one token's K and V over all layers and heads, each head counted once."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype_bytes  # 2: K and V
+
+
+class WorkerSpec(msgspec.Struct, frozen=True):
+    """One engine instance: ``tensor_parallel`` GPUs that act as one.
+
+    ``batch_requests_max`` bounds the requests of one step, ``batch_tokens_max`` the tokens of a step with prompts in
+    it. ``watermark_blocks`` stay free when a new request is admitted, so that running ones can grow.
+    """
+
+    id: WorkerId
+    name: str
+    role: Role
+    tensor_parallel: int
+    kv_blocks: int
+    batch_requests_max: int
+    batch_tokens_max: int
+    watermark_blocks: int = 0
+
+
+class PolicySpec(msgspec.Struct, frozen=True):
+    """The choices that a study varies.
+
+    ``layers_per_group`` is N of push and streamed pull. ``steps_max`` bounds a decode run (1 = ask after every step;
+    results are the same for any value). ``prefill_wait_max_ns`` rejects a request that waited longer for its prefill to
+    start; None lets it wait.
+    """
+
+    transfer_mode: TransferMode
+    layers_per_group: int = 8
+    allocation: Allocation = "first_fit"
+    prefill_placement: Placement = "least_loaded"
+    decode_placement: Placement = "least_loaded"
+    steps_max: int = 1024
+    prefill_wait_max_ns: int | None = None
+
+
+class ClusterSpec(msgspec.Struct, frozen=True):
+    """Everything a fresh ``Scheduler`` needs. ``workers[i].id == i``."""
+
+    kv: KvSpec
+    workers: tuple[WorkerSpec, ...]
+    policy: PolicySpec

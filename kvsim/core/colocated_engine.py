@@ -1,0 +1,204 @@
+"""One colocated worker: continuous batching with chunked prefill, as in vLLM v1. The baseline without any transfer.
+
+A step takes one token of every decoding request, then chunks of prompts already begun, then of waiting ones, up to the
+token budget. Blocks are taken chunk by chunk. Where they do not suffice, the request admitted last is preempted and
+computed anew. Steps without prompts are fused into runs.
+
+It must not know other workers.
+"""
+
+from collections import deque
+
+from kvsim.core.batching import admits, blocks_for, chunk_tokens
+from kvsim.core.blocks import BlockPool
+from kvsim.core.cluster import PolicySpec, WorkerSpec
+from kvsim.core.decode_runs import DecodeRuns
+from kvsim.core.messages import AssignBlocks, Chunk, DecodeAdvanced, PrefillDone, ReleaseBlocks, RunId, RunPrefill
+from kvsim.core.outbox import Outbox
+from kvsim.core.request import Phase, RequestState
+
+
+class ColocatedEngine:
+    """``tokens_outstanding`` counts the context tokens of all requests placed here, as they were on arrival."""
+
+    def __init__(self, spec: WorkerSpec, block_tokens: int, policy: PolicySpec) -> None:
+        self.spec = spec
+        self.pool = BlockPool(spec.kv_blocks, policy.allocation)
+        self._runs = DecodeRuns(spec.id, self.pool, block_tokens, policy.steps_max)
+        self.batch = self._runs.batch
+        self.tokens_outstanding = 0
+        self._block_tokens = block_tokens
+        self._waiting: deque[RequestState] = deque()
+        self._prefilling: list[RequestState] = []
+        self._chunks: tuple[tuple[RequestState, int], ...] = ()
+        self._mixed_step: RunId | None = None
+
+    def enqueue(self, state: RequestState) -> None:
+        """Let a request that has arrived wait."""
+        self.tokens_outstanding += state.request.prompt_tokens
+        self._waiting.append(state)
+
+    def withdraw(self, state: RequestState) -> None:
+        """A waiting request gave up. Its place in the queue is skipped when its turn comes."""
+        self.tokens_outstanding -= state.request.prompt_tokens
+
+    def advance(self, event: DecodeAdvanced) -> tuple[list[RequestState], list[RequestState]] | None:
+        """Book the steps of a report. Returns who stopped and who reached its limit; None for a run that is long
+        over."""
+        return self._runs.advance(event)
+
+    def finish_step(self, event: PrefillDone) -> tuple[list[RequestState], list[RequestState]] | None:
+        """Book a step with chunks in it. Returns who stopped and who reached its limit."""
+        if event.run != self._mixed_step:
+            return None
+        self._mixed_step = None
+        self.batch.advance(1)
+        completed = self._book_chunks()
+        stopped = [self.batch.leave(request) for request in event.finished if request in self.batch]
+        limited = self._runs.leave_at_limit()
+        for state in completed:
+            if state.request.id in event.finished:
+                stopped.append(state)
+            elif state.generated == state.generated_max:
+                limited.append(state)
+            else:
+                state.enter(Phase.DECODING)
+                self.batch.join(state)
+        return stopped, limited
+
+    def release(self, state: RequestState, out: Outbox) -> None:
+        """Free the blocks of a request that has finished."""
+        self.tokens_outstanding -= state.request.prompt_tokens
+        self._free_blocks(state, out)
+
+    def plan(self, out: Outbox) -> None:
+        """At a boundary form the next step; during a run of decode steps cut it if a waiting request could join."""
+        if self._mixed_step is not None:
+            return
+        if self._runs.in_progress:
+            if self._cut_would_serve():
+                self._runs.cut(out)
+            return
+        preempted = self._make_room(out)
+        chunks = self._form_chunks(out, admit=not preempted)
+        if chunks:
+            self._start_mixed_step(chunks, out)
+        elif self.batch:
+            self._runs.start(out, single_step=preempted)
+
+    def check(self) -> None:
+        """Assert the conservation laws."""
+        self.pool.check()
+        for state in (*self.batch, *self._prefilling):
+            assert self.pool.holds(state.request.id), f"request {state.request.id} runs without blocks"
+
+    def _book_chunks(self) -> list[RequestState]:
+        """Add the chunks of the step to their prompts. Returns the prompts that are complete: one more token each."""
+        completed = []
+        for state, tokens in self._chunks:
+            state.computed_tokens += tokens
+            if state.computed_tokens == state.context_tokens:
+                self._prefilling.remove(state)
+                state.generated += 1
+                completed.append(state)
+        self._chunks = ()
+        return completed
+
+    def _running(self) -> int:
+        return len(self.batch) + len(self._prefilling)
+
+    def _free_for_chunks(self) -> int:
+        return self.pool.blocks_free - self.batch.growth(1)
+
+    def _make_room(self, out: Outbox) -> bool:
+        """Preempt those admitted last until the decoding ones can do a step."""
+        preempted = False
+        while self._free_for_chunks() < 0:
+            self._preempt_last(out)
+            preempted = True
+        return preempted
+
+    def _preempt_last(self, out: Outbox) -> RequestState:
+        state = self._prefilling.pop() if self._prefilling else self.batch.leave(self.batch.last().request.id)
+        state.context_tokens = state.request.prompt_tokens + state.generated
+        state.computed_tokens = 0
+        self._free_blocks(state, out)
+        state.enter(Phase.WAITING_PREFILL)
+        self._waiting.appendleft(state)
+        return state
+
+    def _free_blocks(self, state: RequestState, out: Outbox) -> None:
+        self.pool.release(state.request.id)
+        out.put(ReleaseBlocks(self.spec.id, state.request.id))
+
+    def _form_chunks(self, out: Outbox, *, admit: bool) -> list[tuple[RequestState, int]]:
+        """The prompts of the next step and how many tokens of each, blocks taken."""
+        budget = self.spec.batch_tokens_max - len(self.batch)
+        chunks: list[tuple[RequestState, int]] = []
+        for state in tuple(self._prefilling):
+            tokens = chunk_tokens(state.context_tokens, state.computed_tokens, budget)
+            if not tokens or state not in self._prefilling:
+                break
+            needed = self._blocks_missing(state, tokens)
+            while needed > self._free_for_chunks() and self._prefilling[-1] is not state:
+                admit = False
+                self._preempt_last(out)
+            if needed > self._free_for_chunks():
+                admit = False  # a prompt that has begun goes before those that wait
+                break
+            self._take(state, tokens, needed, chunks, out)
+            budget -= tokens
+        while (
+            admit
+            and budget > 0
+            and (head := self._head()) is not None
+            and self._running() < self.spec.batch_requests_max
+        ):
+            tokens = chunk_tokens(head.context_tokens, 0, budget)
+            needed = blocks_for(tokens, self._block_tokens)
+            if not self._admits(needed, self._free_for_chunks()):
+                break
+            self._waiting.popleft()
+            head.enter(Phase.PREFILLING)
+            self._prefilling.append(head)
+            self._take(head, tokens, needed, chunks, out)
+            budget -= tokens
+        return chunks
+
+    def _take(
+        self, state: RequestState, tokens: int, blocks: int, chunks: list[tuple[RequestState, int]], out: Outbox
+    ) -> None:
+        if blocks:
+            out.put(AssignBlocks(self.spec.id, state.request.id, self.pool.assign(state.request.id, blocks)))
+        chunks.append((state, tokens))
+
+    def _blocks_missing(self, state: RequestState, tokens: int) -> int:
+        wanted = blocks_for(state.computed_tokens + tokens, self._block_tokens)
+        return wanted - self.pool.blocks_of(state.request.id)
+
+    def _admits(self, blocks_needed: int, blocks_free: int) -> bool:
+        return admits(blocks_needed, blocks_free, self.spec.watermark_blocks, self.pool.blocks_total)
+
+    def _head(self) -> RequestState | None:
+        while self._waiting and self._waiting[0].phase is Phase.FINISHED:
+            self._waiting.popleft()
+        return self._waiting[0] if self._waiting else None
+
+    def _cut_would_serve(self) -> bool:
+        """Whether the next boundary could admit the first waiting request: an upper bound, as growth is left out."""
+        budget = self.spec.batch_tokens_max - len(self.batch)
+        head = self._head()
+        if head is None or budget <= 0 or self._running() >= self.spec.batch_requests_max:
+            return False
+        needed = blocks_for(chunk_tokens(head.context_tokens, 0, budget), self._block_tokens)
+        return self._admits(needed, self.pool.blocks_free)
+
+    def _start_mixed_step(self, chunks: list[tuple[RequestState, int]], out: Outbox) -> None:
+        self._chunks = tuple(chunks)
+        self._mixed_step = out.next_run()
+        parts = tuple([Chunk(state.request.id, state.computed_tokens, tokens) for state, tokens in chunks])
+        completes = tuple(
+            [state.request.id for state, tokens in chunks if state.computed_tokens + tokens == state.context_tokens]
+        )
+        spare = self.pool.peek(self.batch.growth(1))
+        out.put(RunPrefill(self.spec.id, self._mixed_step, parts, completes, self.batch.ids(), spare))

@@ -1,0 +1,122 @@
+"""The requests that decode together on one worker, advanced by whole runs of steps.
+
+A run of k steps must leave the same state as k runs of one step, at a cost that does not grow with k times the batch.
+So requests are kept in buckets by the step in which they next cross a block boundary: that step modulo the block size
+never changes while a request stays. What a request has generated follows from the worker's step count.
+
+It must not know when steps happen or who is admitted.
+"""
+
+from collections.abc import Iterator
+from heapq import heappop, heappush
+
+from kvsim.core.blocks import BlockPool
+from kvsim.core.messages import RequestId
+from kvsim.core.request import RequestState
+
+
+class DecodeBatch:
+    """Members in the order in which they joined. ``steps_total`` counts the steps that this worker has ever done."""
+
+    def __init__(self, pool: BlockPool, block_tokens: int) -> None:
+        self.steps_total = 0
+        self._pool = pool
+        self._block_tokens = block_tokens
+        self._members: dict[RequestId, RequestState] = {}
+        self._buckets: list[dict[RequestId, None]] = [{} for _ in range(block_tokens)]
+        self._limits: list[tuple[int, RequestId]] = []
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[RequestState]:
+        return iter(self._members.values())
+
+    def __contains__(self, request: RequestId) -> bool:
+        return request in self._members
+
+    def ids(self) -> tuple[RequestId, ...]:
+        """The members in order."""
+        return tuple(self._members)
+
+    def join(self, state: RequestState) -> None:
+        """Add a request whose ``context_tokens`` of KV are in this worker's blocks, at the end of the batch."""
+        request = state.request.id
+        assert state.generated < state.generated_max, f"request {request} joins at its limit of {state.generated_max}"
+        state.joined_step = self.steps_total
+        self._members[request] = state
+        self._bucket(state)[request] = None
+        heappush(self._limits, (self._limit_step(state), request))
+
+    def leave(self, request: RequestId) -> RequestState:
+        """Remove a member and write its progress into its state."""
+        state = self._members.pop(request)
+        del self._bucket(state)[request]
+        steps = self.steps_total - state.joined_step
+        state.generated += steps
+        state.context_tokens += steps
+        return state
+
+    def last(self) -> RequestState:
+        """The member that joined last."""
+        return self._members[next(reversed(self._members))]
+
+    def growth(self, steps: int) -> int:
+        """Blocks that the next ``steps`` steps take: a step that writes the first slot of a block takes one."""
+        cycles, rest = divmod(steps, self._block_tokens)
+        blocks = cycles * len(self._members)
+        for step in range(self.steps_total, self.steps_total + rest):
+            blocks += len(self._buckets[step % self._block_tokens])
+        return blocks
+
+    def steps_within(self, blocks: int, steps_max: int) -> int:
+        """The most steps, up to ``steps_max``, that no member's limit ends earlier and these blocks suffice for."""
+        steps = min(steps_max, self._steps_to_limit())
+        if self.growth(steps) <= blocks:
+            return steps
+        cycles, blocks = divmod(blocks, len(self._members))
+        within = cycles * self._block_tokens
+        while (taken := len(self._buckets[(self.steps_total + within) % self._block_tokens])) <= blocks:
+            blocks -= taken
+            within += 1
+        return within
+
+    def advance(self, steps: int) -> None:
+        """Book ``steps`` steps: members take their new blocks ordered by step, then by place in the batch."""
+        first = self.steps_total
+        self.steps_total += steps
+        cycles, rest = divmod(steps, self._block_tokens)
+        order = [self._buckets[(first + offset) % self._block_tokens] for offset in range(self._block_tokens)]
+        grow = self._pool.grow
+        for _ in range(cycles):
+            for bucket in order:
+                for request in bucket:
+                    grow(request)
+        for bucket in order[:rest]:
+            for request in bucket:
+                grow(request)
+
+    def at_limit(self) -> list[RequestId]:
+        """Members that have generated as many tokens as they may, lowest id first."""
+        reached: list[RequestId] = []
+        while self._steps_to_limit() == 0:
+            request = heappop(self._limits)[1]
+            if request not in reached:  # one that left and came back may be noted twice for the same step
+                reached.append(request)
+        return reached
+
+    def _steps_to_limit(self) -> int:
+        """Steps until the first member reaches its limit. Drops entries of members that left."""
+        while self._limits:
+            step, request = self._limits[0]
+            state = self._members.get(request)
+            if state is not None and self._limit_step(state) == step:
+                return step - self.steps_total
+            heappop(self._limits)
+        return 1 << 62
+
+    def _limit_step(self, state: RequestState) -> int:
+        return state.joined_step + state.generated_max - state.generated
+
+    def _bucket(self, state: RequestState) -> dict[RequestId, None]:
+        return self._buckets[(state.joined_step - state.context_tokens) % self._block_tokens]

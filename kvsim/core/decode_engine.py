@@ -1,0 +1,144 @@
+"""One dedicated decode worker: who waits for its memory, who waits for its next step, who decodes.
+
+Everything that changes its pool happens at a step boundary: during a run the scheduler does not know how far growth has
+got, and a real engine admits between two steps as well. When something waits that the next boundary could serve, the
+run is cut there. This makes a run of k steps and k runs of one step indistinguishable.
+
+It must not know how KV gets here.
+"""
+
+from collections import deque
+
+from kvsim.core.batching import admits, blocks_for
+from kvsim.core.blocks import BlockPool
+from kvsim.core.cluster import PolicySpec, WorkerSpec
+from kvsim.core.decode_runs import DecodeRuns
+from kvsim.core.messages import AssignBlocks, DecodeAdvanced, ReleaseBlocks, RequestId
+from kvsim.core.outbox import Outbox
+from kvsim.core.request import Phase, RequestState
+
+
+class DecodeEngine:
+    """``tokens_outstanding`` counts the context tokens of all requests placed here, as they were when they were placed:
+    it must not depend on progress inside a run, which differs between fused and single steps."""
+
+    def __init__(self, spec: WorkerSpec, block_tokens: int, policy: PolicySpec) -> None:
+        self.spec = spec
+        self.pool = BlockPool(spec.kv_blocks, policy.allocation)
+        self._runs = DecodeRuns(spec.id, self.pool, block_tokens, policy.steps_max)
+        self.batch = self._runs.batch
+        self.tokens_outstanding = 0
+        self._block_tokens = block_tokens
+        self._placed: dict[RequestId, int] = {}
+        self._wants_memory: deque[RequestState] = deque()
+        self._ready: deque[RequestState] = deque()
+        self._to_release: list[RequestState] = []
+
+    def request_memory(self, state: RequestState, *, first: bool) -> None:
+        """Let a request wait for its blocks; ``first``: before all others, since it was preempted."""
+        self._placed[state.request.id] = state.context_tokens
+        self.tokens_outstanding += state.context_tokens
+        if first:
+            self._wants_memory.appendleft(state)
+        else:
+            self._wants_memory.append(state)
+
+    def make_ready(self, state: RequestState) -> None:
+        """The whole KV of the request is here: it joins the batch at the next boundary that has a place."""
+        self._ready.append(state)
+
+    def withdraw(self, state: RequestState) -> None:
+        """The request will not decode here. Its blocks, if it has any, are freed at the next boundary."""
+        self._forget(state)
+        if state.reserved:
+            self._to_release.append(state)
+
+    def advance(self, event: DecodeAdvanced) -> tuple[list[RequestState], list[RequestState]] | None:
+        """Book the steps of a report. Returns who stopped and who reached its limit; None for a run that is long
+        over."""
+        return self._runs.advance(event)
+
+    def plan(self, out: Outbox) -> tuple[list[RequestState], list[RequestState]]:
+        """At a boundary: free, join, make room, admit, run. During a run: cut it if that would serve somebody.
+
+        Returns the requests that were given their memory and those that were preempted.
+        """
+        if self._runs.in_progress:
+            if self._cut_would_serve():
+                self._runs.cut(out)
+            return [], []
+        for state in self._to_release:
+            self.release(state, out)
+        self._to_release.clear()
+        preempted = self._form_batch(out)
+        admitted = self._admit(out)
+        if self.batch:
+            self._runs.start(out, single_step=bool(preempted and self._wants_memory))
+        return admitted, preempted
+
+    def release(self, state: RequestState, out: Outbox) -> None:
+        """Free the blocks of a request. Only between runs."""
+        self._forget(state)
+        self.pool.release(state.request.id)
+        state.reserved = False
+        out.put(ReleaseBlocks(self.spec.id, state.request.id))
+
+    def check(self) -> None:
+        """Assert the conservation laws."""
+        self.pool.check()
+        assert self.tokens_outstanding == sum(self._placed.values()), f"{self.tokens_outstanding} tokens counted"
+        for state in (*self.batch, *self._ready):
+            assert self.pool.holds(state.request.id), f"request {state.request.id} decodes without blocks"
+
+    def _forget(self, state: RequestState) -> None:
+        self.tokens_outstanding -= self._placed.pop(state.request.id, 0)
+
+    def _cut_would_serve(self) -> bool:
+        """Whether the next boundary could do something. ``blocks_free`` leaves out the growth of the run in progress,
+        so it is an upper bound: a request that does not fit in it will not fit at the boundary."""
+        if self._ready and len(self.batch) < self.spec.batch_requests_max:
+            return True
+        head = self._head()
+        if head is None:
+            return False
+        freed = sum([self.pool.blocks_of(state.request.id) for state in self._to_release])
+        return self._fits(head, self.pool.blocks_free + freed)
+
+    def _head(self) -> RequestState | None:
+        while self._wants_memory and self._wants_memory[0].phase is Phase.FINISHED:
+            self._wants_memory.popleft()
+        return self._wants_memory[0] if self._wants_memory else None
+
+    def _fits(self, state: RequestState, blocks_free: int) -> bool:
+        needed = blocks_for(state.context_tokens, self._block_tokens)
+        return admits(needed, blocks_free, self.spec.watermark_blocks, self.pool.blocks_total)
+
+    def _join_ready(self) -> None:
+        while self._ready and len(self.batch) < self.spec.batch_requests_max:
+            state = self._ready.popleft()
+            state.enter(Phase.DECODING)
+            self.batch.join(state)
+
+    def _form_batch(self, out: Outbox) -> list[RequestState]:
+        """Join those that are ready, then preempt those that joined last until the others can do a step. A preemption
+        makes a place in the batch, so others may join; it ends as nobody who was preempted is ready."""
+        preempted = []
+        self._join_ready()
+        while self.batch.growth(1) > self.pool.blocks_free:
+            state = self.batch.leave(self.batch.last().request.id)
+            self.release(state, out)
+            preempted.append(state)
+            self._join_ready()
+        return preempted
+
+    def _admit(self, out: Outbox) -> list[RequestState]:
+        """Give memory to those that wait for it, in order, as long as the next step keeps its growth."""
+        admitted = []
+        growth = self.batch.growth(1)
+        while (head := self._head()) is not None and self._fits(head, self.pool.blocks_free - growth):
+            self._wants_memory.popleft()
+            blocks = self.pool.assign(head.request.id, blocks_for(head.context_tokens, self._block_tokens))
+            head.reserved = True
+            out.put(AssignBlocks(self.spec.id, head.request.id, blocks))
+            admitted.append(head)
+        return admitted

@@ -1,0 +1,116 @@
+"""Transfers in flight: which layers of which request they carry, and when its source blocks are nobody's concern any
+more.
+
+Ownership of a request's blocks on the prefill side::
+
+    prefill run ......... transfers ............ last layers arrived ... released
+    |<- being filled ->|<- held: nobody may take them, not even after FinishRequest ->|
+
+It must not know why a transfer starts; ``batching.layers_to_start`` and the scheduler decide that.
+"""
+
+from kvsim.core.cluster import ClusterSpec, TransferMode
+from kvsim.core.descriptors import TransferPlan, TransferPlanner
+from kvsim.core.messages import BlockRuns, RequestId, StartTransfer, TransferId, TransferKind, WorkerId
+from kvsim.core.outbox import Outbox
+from kvsim.core.request import RequestState
+
+KIND_OF_MODE: dict[TransferMode, TransferKind] = {
+    "push": "push",
+    "pull": "pull",
+    "streamed": "pull",
+    "message": "message",
+}
+
+
+class HandOver:
+    """Starts transfers and books their reports. A report for a transfer that is not in flight is ignored by its id."""
+
+    def __init__(self, cluster: ClusterSpec) -> None:
+        self._kv = cluster.kv
+        self._mode = cluster.policy.transfer_mode
+        self._ranks = {spec.id: spec.tensor_parallel for spec in cluster.workers}
+        self._planners: dict[tuple[int, int], TransferPlanner] = {}
+        self._plans: dict[RequestId, tuple[TransferPlan, BlockRuns, BlockRuns]] = {}
+        self._arriving: dict[TransferId, RequestState] = {}
+        self._unreleased: dict[TransferId, RequestState] = {}
+
+    def start(
+        self, state: RequestState, target: WorkerId, layers: int, blocks: tuple[BlockRuns, BlockRuns], out: Outbox
+    ) -> None:
+        """Move the next ``layers`` layers of the request from its ``blocks`` (source, target)."""
+        request = state.request.id
+        source = state.prefill_worker
+        if request not in self._plans:
+            self._plans[request] = (self._planner(source, target).plan(*blocks), *blocks)
+        plan, source_blocks, target_blocks = self._plans[request]
+        kind = KIND_OF_MODE[self._mode]
+        first_layer = state.layers_started
+        state.layers_started += layers
+        last = state.layers_started == self._kv.layers
+        if last:
+            del self._plans[request]
+        # each pair of ranks exchanges one packed message, or one operation for each coalesced range
+        operations = plan.messages if kind == "message" else plan.operations(first_layer, layers)
+        transfer = out.next_transfer()
+        state.transfer = transfer
+        state.transfers_unreleased += 1
+        self._arriving[transfer] = self._unreleased[transfer] = state
+        out.put(
+            StartTransfer(
+                transfer,
+                request,
+                kind,
+                source,
+                target,
+                source_blocks,
+                target_blocks,
+                first_layer,
+                layers,
+                plan.size_bytes(layers),
+                operations,
+                last,
+            )
+        )
+
+    def arrived(self, transfer: TransferId) -> RequestState | None:
+        """The target may read what the transfer carried. Returns its request."""
+        state = self._arriving.pop(transfer, None)
+        if state is not None:
+            state.layers_arrived = state.layers_started
+            state.transfer = None
+        return state
+
+    def released(self, transfer: TransferId) -> RequestState | None:
+        """Nobody reads the source blocks of this transfer any more. Returns its request."""
+        state = self._unreleased.pop(transfer, None)
+        if state is not None:
+            state.transfers_unreleased -= 1
+        return state
+
+    def source_is_free(self, state: RequestState) -> bool:
+        """Whether every layer was handed to a transfer and every transfer has let go of the source."""
+        return state.layers_started == self._kv.layers and state.transfers_unreleased == 0
+
+    def is_quiet(self, state: RequestState) -> bool:
+        """Whether no transfer reads or writes blocks of the request."""
+        return state.transfer is None and state.transfers_unreleased == 0
+
+    def forget(self, state: RequestState) -> None:
+        """The request's hand-over is over or begins anew."""
+        self._plans.pop(state.request.id, None)
+        state.layers_ready = state.layers_started = state.layers_arrived = 0
+
+    def _planner(self, source: WorkerId, target: WorkerId) -> TransferPlanner:
+        degrees = self._ranks[source], self._ranks[target]
+        if degrees not in self._planners:
+            self._planners[degrees] = TransferPlanner(self._kv, *degrees)
+        return self._planners[degrees]
+
+    def check(self) -> None:
+        """Assert that at most one transfer of a request is in flight and that the counts agree."""
+        for transfer, state in self._arriving.items():
+            assert state.transfer == transfer, f"request {state.request.id}: transfers {transfer} and {state.transfer}"
+        for state in self._unreleased.values():
+            count = sum(1 for other in self._unreleased.values() if other is state)
+            assert count == state.transfers_unreleased, f"request {state.request.id}: {count} transfers not released"

@@ -1,0 +1,33 @@
+"""The commands of the call in progress, and the ids that are never used twice.
+
+It must not decide: it collects.
+"""
+
+from kvsim.core.messages import Command, RunId, TransferId
+
+
+class Outbox:
+    """Where every part of the core puts its commands. ``take`` empties it."""
+
+    def __init__(self) -> None:
+        self._commands: list[Command] = []
+        self.put = self._commands.append
+        self._runs = 0
+        self._transfers = 0
+
+    def next_run(self) -> RunId:
+        """A new run id."""
+        self._runs += 1
+        return RunId(self._runs - 1)
+
+    def next_transfer(self) -> TransferId:
+        """A new transfer id."""
+        self._transfers += 1
+        return TransferId(self._transfers - 1)
+
+    def take(self) -> list[Command]:
+        """The commands so far, in order."""
+        commands = self._commands
+        self._commands = []
+        self.put = self._commands.append
+        return commands

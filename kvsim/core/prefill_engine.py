@@ -1,0 +1,101 @@
+"""One dedicated prefill worker: its queue, its pool, its run.
+
+Whole prompts, first come, first served. Blocks are taken when a run starts and freed only when the decode side has the
+KV, so a worker full of KV that nobody has fetched takes no new work: back-pressure.
+
+It must not know where the KV goes or what mode moves it.
+"""
+
+from collections import deque
+
+from kvsim.core.batching import blocks_for, whole_prompts
+from kvsim.core.blocks import BlockPool
+from kvsim.core.cluster import PolicySpec, WorkerSpec
+from kvsim.core.messages import AssignBlocks, Chunk, ReleaseBlocks, RunId, RunPrefill
+from kvsim.core.outbox import Outbox
+from kvsim.core.request import Phase, RequestState
+
+
+class PrefillEngine:
+    """``tokens_outstanding`` counts the prompt tokens that wait here or are being computed."""
+
+    def __init__(self, spec: WorkerSpec, block_tokens: int, policy: PolicySpec, layers: int) -> None:
+        self.spec = spec
+        self.pool = BlockPool(spec.kv_blocks, policy.allocation)
+        self.tokens_outstanding = 0
+        self._block_tokens = block_tokens
+        streams = policy.transfer_mode in ("push", "streamed") and policy.layers_per_group < layers
+        self._announce_layers = policy.layers_per_group if streams else 0
+        self._waiting: deque[RequestState] = deque()
+        self._run: RunId | None = None
+        self._running: tuple[RequestState, ...] = ()
+
+    def enqueue(self, state: RequestState, *, first: bool) -> None:
+        """Let a request wait for its prefill; ``first``: before all others, since it was preempted."""
+        self.tokens_outstanding += state.context_tokens
+        if first:
+            self._waiting.appendleft(state)
+        else:
+            self._waiting.append(state)
+
+    def withdraw(self, state: RequestState) -> None:
+        """A waiting request gave up. Its place in the queue is skipped when its turn comes."""
+        self.tokens_outstanding -= state.context_tokens
+
+    def plan(self, out: Outbox) -> tuple[RequestState, ...]:
+        """Start a run if the worker is idle and the first waiting prompt has its blocks. Returns what was started."""
+        if self._run is not None:
+            return ()
+        while self._waiting and self._waiting[0].phase is Phase.FINISHED:
+            self._waiting.popleft()
+        waiting = (state.context_tokens for state in self._waiting if state.phase is not Phase.FINISHED)
+        spec = self.spec
+        count = whole_prompts(
+            waiting, spec.batch_tokens_max, spec.batch_requests_max, self.pool.blocks_free, self._block_tokens
+        )
+        if not count:
+            return ()
+        self._running = tuple(self._next_waiting() for _ in range(count))
+        chunks = []
+        for state in self._running:
+            request = state.request.id
+            state.enter(Phase.PREFILLING)
+            blocks = self.pool.assign(request, blocks_for(state.context_tokens, self._block_tokens))
+            out.put(AssignBlocks(spec.id, request, blocks))
+            chunks.append(Chunk(request, 0, state.context_tokens))
+        self._run = out.next_run()
+        completes = tuple([chunk.request for chunk in chunks])
+        out.put(RunPrefill(spec.id, self._run, tuple(chunks), completes, announce_layers=self._announce_layers))
+        return self._running
+
+    def running(self, run: RunId) -> tuple[RequestState, ...]:
+        """The requests of this run; none if it is not the one in progress."""
+        return self._running if run == self._run else ()
+
+    def finish_run(self, run: RunId) -> tuple[RequestState, ...]:
+        """The run is over: returns its requests and makes the worker idle."""
+        states = self.running(run)
+        if states:
+            self._run, self._running = None, ()
+            self.tokens_outstanding -= sum([state.context_tokens for state in states])
+        return states
+
+    def release(self, state: RequestState, out: Outbox) -> None:
+        """Free the blocks of a request whose KV has been fetched."""
+        self.pool.release(state.request.id)
+        out.put(ReleaseBlocks(self.spec.id, state.request.id))
+
+    def check(self) -> None:
+        """Assert the conservation laws."""
+        self.pool.check()
+        queued = [state for state in self._waiting if state.phase is not Phase.FINISHED]
+        tokens = sum(state.context_tokens for state in (*queued, *self._running))
+        assert tokens == self.tokens_outstanding, f"{tokens} tokens queued, {self.tokens_outstanding} counted"
+        for state in self._running:
+            assert self.pool.holds(state.request.id), f"request {state.request.id} runs without blocks"
+
+    def _next_waiting(self) -> RequestState:
+        state = self._waiting.popleft()
+        while state.phase is Phase.FINISHED:
+            state = self._waiting.popleft()
+        return state

@@ -1,0 +1,79 @@
+"""What the scheduler remembers of one request, and the table of the phases that it may go through.
+
+A phase change that is not in ``NEXT_PHASES`` is a bug by construction. The diagram of the documentation is drawn from
+the table. This module must not decide anything.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from kvsim.core.messages import Request, TransferId, WorkerId
+
+
+class Phase(Enum):
+    """Where a request stands. Phases name what the request *waits for or does*, not which mode it is served in."""
+
+    ARRIVED = "arrived"
+    WAITING_MEMORY = "waiting for decode memory"
+    WAITING_PREFILL = "waiting for prefill"
+    PREFILLING = "prefilling"
+    TRANSFERRING = "transferring"
+    WAITING_DECODE = "waiting for a decode step"
+    DECODING = "decoding"
+    FINISHED = "finished"
+
+
+NEXT_PHASES: dict[Phase, tuple[Phase, ...]] = {
+    Phase.ARRIVED: (Phase.WAITING_MEMORY, Phase.WAITING_PREFILL, Phase.FINISHED),
+    # push asks for decode memory before the prefill, pull after it
+    Phase.WAITING_MEMORY: (Phase.WAITING_PREFILL, Phase.TRANSFERRING, Phase.FINISHED),
+    Phase.WAITING_PREFILL: (Phase.PREFILLING, Phase.FINISHED),
+    # colocated: decodes on the same worker, or is preempted between two chunks
+    Phase.PREFILLING: (
+        Phase.WAITING_MEMORY,
+        Phase.TRANSFERRING,
+        Phase.DECODING,
+        Phase.WAITING_PREFILL,
+        Phase.FINISHED,
+    ),
+    Phase.TRANSFERRING: (Phase.WAITING_DECODE,),
+    Phase.WAITING_DECODE: (Phase.DECODING,),
+    # preemption by recompute: back to where decode memory (push) or a prefill is waited for
+    Phase.DECODING: (Phase.WAITING_MEMORY, Phase.WAITING_PREFILL, Phase.FINISHED),
+    Phase.FINISHED: (),
+}
+
+
+@dataclass(slots=True)
+class RequestState:
+    """The mutable side of a request. Owned by the scheduler; nobody else writes to it.
+
+    ``context_tokens`` of KV are in a cache once the current prefill is complete; a decode step adds one. ``generated``
+    output tokens are known to the scheduler up to the last report; while decoding, ``generated`` and ``context_tokens``
+    stay at their values of ``joined_step`` and the worker's step count says the rest.
+    ``layers_*`` count layers of the current hand-over: ready at the source, handed to transfers, arrived at the target.
+    ``awaits_source``: preempted before its old prefill blocks were let go; it queues again when they are.
+    """
+
+    request: Request
+    phase: Phase
+    generated_max: int
+    prefill_worker: WorkerId
+    decode_worker: WorkerId | None = None
+    context_tokens: int = 0
+    computed_tokens: int = 0
+    generated: int = 0
+    joined_step: int = 0
+    reserved: bool = False
+    layers_ready: int = 0
+    layers_started: int = 0
+    layers_arrived: int = 0
+    transfer: TransferId | None = None
+    transfers_unreleased: int = 0
+    preemptions: int = 0
+    awaits_source: bool = False
+
+    def enter(self, phase: Phase) -> None:
+        """Change the phase, as the table allows."""
+        assert phase in NEXT_PHASES[self.phase], f"request {self.request.id}: {self.phase.value} -> {phase.value}"
+        self.phase = phase

@@ -1,0 +1,164 @@
+"""From the collector's logs to columns: first instants, workers and counts of every request, all requests at once.
+
+Who got a token in which step is worked out in ``kvsim.metrics.intervals``, what was in which block in
+``kvsim.metrics.memory``.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvsim.core.cluster import ClusterSpec
+from kvsim.metrics.columns import (
+    MISSING,
+    REJECTED,
+    Integers,
+    PrefillColumns,
+    RequestColumns,
+    RunColumns,
+    TokenSpans,
+    TransferColumns,
+)
+from kvsim.metrics.intervals import expand_steps, token_spans
+from kvsim.metrics.logs import Logs, first_by_row, rows_of, total_by_row
+from kvsim.metrics.memory import memory_columns
+
+
+def derive_columns(cluster: ClusterSpec, logs: Logs) -> RunColumns:
+    """The columns of the run that the logs tell."""
+    ids, order = np.unique(logs.arrivals[0], return_index=True)
+    assert len(ids) == len(order) == logs.arrivals.shape[1], f"{logs.arrivals.shape[1]} arrivals of {len(ids)} requests"
+    prompt_tokens, arrival_ns = logs.arrivals[1:, order]
+    steps = expand_steps(logs.segments, len(cluster.workers))
+    spans = token_spans(logs.spans, rows_of(ids, logs.spans[0]), steps)
+    return RunColumns(
+        cluster=cluster,
+        start_ns=int(arrival_ns.min()) if len(ids) else logs.end_ns,
+        end_ns=logs.end_ns,
+        requests=_requests(cluster, logs, ids, order, spans),
+        steps=steps,
+        spans=spans,
+        prefills=_prefills(logs.prefill_runs),
+        transfers=_transfers(logs.transfers),
+        memory=memory_columns(cluster, logs, spans, steps, prompt_tokens),
+    )
+
+
+def _requests(cluster: ClusterSpec, logs: Logs, ids: Integers, order: Integers, spans: TokenSpans) -> RequestColumns:
+    count = len(ids)
+    _, prompt_tokens, arrival_ns = logs.arrivals[:, order]
+    ended, ended_ns, why = logs.finishes
+    ended_rows = rows_of(ids, ended)
+    outcome = first_by_row(ended_rows, why, count)
+    finished_ns = first_by_row(ended_rows, ended_ns, count)
+    first_pass = _first_pass(cluster, logs, ids)
+    transfers = _request_transfers(logs, ids)
+    prefill_tokens = spans.first_step == MISSING
+    rejected = np.isin(outcome, REJECTED)
+
+    def unless_rejected(column: Integers) -> Integers:
+        return np.where(rejected, MISSING, column)
+
+    return RequestColumns(
+        request=ids,
+        outcome=outcome,
+        prompt_tokens=prompt_tokens,
+        output_tokens=total_by_row(spans.row, spans.tokens, count),
+        prefill_worker=unless_rejected(first_pass.prefill_worker),
+        decode_worker=unless_rejected(first_pass.decode_worker),
+        arrival_ns=arrival_ns,
+        prefill_start_ns=unless_rejected(first_pass.prefill_start_ns),
+        prefill_end_ns=first_by_row(spans.row[prefill_tokens], spans.first_ns[prefill_tokens], count),
+        decode_reserved_ns=unless_rejected(first_pass.decode_reserved_ns),
+        transfer_start_ns=unless_rejected(transfers.start_ns),
+        transfer_end_ns=unless_rejected(transfers.end_ns),
+        decode_start_ns=unless_rejected(first_pass.decode_start_ns),
+        last_token_ns=first_by_row(spans.row[::-1], spans.last_ns[::-1], count),
+        finished_ns=finished_ns,
+        preemptions=_preemptions(cluster, logs, ids, finished_ns),
+        transfer_bytes=transfers.size_bytes,
+        transfer_operations=transfers.operations,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _FirstPass:
+    prefill_worker: Integers
+    prefill_start_ns: Integers
+    decode_worker: Integers
+    decode_reserved_ns: Integers
+    decode_start_ns: Integers
+
+
+def _first_pass(cluster: ClusterSpec, logs: Logs, ids: Integers) -> _FirstPass:
+    """Where and when each request was first prefilled, given decode memory, and decoded.
+
+    Decode memory is the first blocks on a worker other than the prefill worker; a colocated worker is its own.
+    """
+    count = len(ids)
+    run_worker, run_start_ns, _, _ = logs.prefill_runs
+    chunk_rows, chunk_runs = rows_of(ids, logs.chunks[0]), logs.chunks[1]
+    prefill_worker = first_by_row(chunk_rows, run_worker[chunk_runs], count)
+
+    residency, assigned_ns, _ = logs.assigns
+    rows, worker = rows_of(ids, logs.residencies[0])[residency], logs.residencies[1][residency]
+    colocated = np.array([spec.role == "colocated" for spec in cluster.workers], dtype=np.bool_)
+    elsewhere = (worker != prefill_worker[rows]) & ~colocated[worker]
+    reserved_worker = first_by_row(rows[elsewhere], worker[elsewhere], count)
+
+    request, span_worker, _, _, _, span_start_ns = logs.spans[:, logs.spans[1] != MISSING]
+    stint_rows = rows_of(ids, request)
+    stint_worker = first_by_row(stint_rows, span_worker, count)
+    return _FirstPass(
+        prefill_worker=prefill_worker,
+        prefill_start_ns=first_by_row(chunk_rows, run_start_ns[chunk_runs], count),
+        decode_worker=np.where(reserved_worker != MISSING, reserved_worker, stint_worker),
+        decode_reserved_ns=first_by_row(rows[elsewhere], assigned_ns[elsewhere], count),
+        decode_start_ns=first_by_row(stint_rows, span_start_ns, count),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _RequestTransfers:
+    start_ns: Integers
+    end_ns: Integers
+    size_bytes: Integers
+    operations: Integers
+
+
+def _request_transfers(logs: Logs, ids: Integers) -> _RequestTransfers:
+    """First start and first complete hand-over of each request, and what all its completed transfers moved."""
+    count = len(ids)
+    request, _, _, start_ns, end_ns, size_bytes, operations, _, last, _ = logs.transfers
+    rows = rows_of(ids, request)
+    done = end_ns != MISSING
+    complete = done & (last == 1)
+    return _RequestTransfers(
+        start_ns=first_by_row(rows, start_ns, count),
+        end_ns=first_by_row(rows[complete], end_ns[complete], count),
+        size_bytes=total_by_row(rows[done], size_bytes[done], count),
+        operations=total_by_row(rows[done], operations[done], count),
+    )
+
+
+def _preemptions(cluster: ClusterSpec, logs: Logs, ids: Integers, finished_ns: Integers) -> Integers:
+    """How often each request lost its blocks where it decodes or was to decode.
+
+    A release at its end or later is no loss: a decode worker frees what a finished request had at a step boundary.
+    """
+    request, worker, released_ns = logs.residencies
+    rows = rows_of(ids, request)
+    decodes = np.array([spec.role != "prefill" for spec in cluster.workers], dtype=np.bool_)
+    ended_ns = finished_ns[rows]
+    lost = (released_ns != MISSING) & ((ended_ns == MISSING) | (released_ns < ended_ns)) & decodes[worker]
+    return np.bincount(rows[lost], minlength=len(ids)).astype(np.int64)
+
+
+def _prefills(log: Integers) -> PrefillColumns:
+    worker, start_ns, end_ns, requests = log[:, log[2] != MISSING]
+    return PrefillColumns(worker, start_ns, end_ns, requests)
+
+
+def _transfers(log: Integers) -> TransferColumns:
+    _, source, target, start_ns, end_ns, size_bytes, operations, _, _, _ = log[:, log[4] != MISSING]
+    return TransferColumns(source, target, start_ns, end_ns, size_bytes, operations)

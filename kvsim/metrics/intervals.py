@@ -1,0 +1,99 @@
+"""Steps and tokens in time: when each decode step ended, who got a token in it, and the gaps between tokens.
+
+Steps are kept as segments of linearly growing durations, requests as spans over the step numbers of their worker. So a
+run costs the same whether it was reported in one go or step by step, and both give the same instants. This module must
+not know what a request is to the user.
+"""
+
+import numpy as np
+
+from kvsim.core.messages import FEMTOSECONDS_PER_NS
+from kvsim.metrics.columns import MISSING, FirstToken, Flags, Integers, RunColumns, StepColumns, TokenSpans
+
+
+def expand_steps(segments: Integers, workers: int) -> StepColumns:
+    """One row a step from the log of segments.
+
+    Step i of a segment lasts ``(first_step_fs + i * step_growth_fs) // 10**6`` ns and the last one ends when the
+    segment does; the others follow by counting back (``DecodeAdvanced`` in ``kvsim.core.messages``).
+    """
+    worker, end_ns, first_step_fs, step_growth_fs, steps, mixed = segments[:, np.argsort(segments[0], kind="stable")]
+    segment = np.repeat(np.arange(len(steps)), steps)
+    place = np.arange(len(segment)) - (np.cumsum(steps) - steps)[segment]
+    duration_ns = (first_step_fs[segment] + place * step_growth_fs[segment]) // FEMTOSECONDS_PER_NS
+    elapsed_ns = np.cumsum(duration_ns)
+    segment_elapsed_ns = elapsed_ns[np.cumsum(steps) - 1]
+    return StepColumns(
+        worker_first=np.searchsorted(worker[segment], np.arange(workers)),
+        worker=worker[segment],
+        end_ns=end_ns[segment] - (segment_elapsed_ns[segment] - elapsed_ns),
+        duration_ns=duration_ns,
+        mixed=mixed[segment] == 1,
+    )
+
+
+def token_spans(log: Integers, row: Integers, steps: StepColumns) -> TokenSpans:
+    """The log of spans with instants. ``row`` is the request's row for each entry; spans without a step are dropped."""
+    kept = (log[1] == MISSING) | (log[2] <= log[3])
+    _, worker, first, last, residency, at_ns = log[:, kept]
+    order = np.argsort(row[kept], kind="stable")
+    row, worker, first, last, residency, at_ns = (
+        column[order] for column in (row[kept], worker, first, last, residency, at_ns)
+    )
+    stint = worker != MISSING
+    first_step, last_step = np.full_like(row, MISSING), np.full_like(row, MISSING)
+    first_step[stint] = steps.worker_first[worker[stint]] + first[stint]
+    last_step[stint] = steps.worker_first[worker[stint]] + last[stint]
+    first_ns, last_ns = at_ns.copy(), at_ns.copy()
+    first_ns[stint] = steps.end_ns[first_step[stint]]
+    last_ns[stint] = steps.end_ns[last_step[stint]]
+    tokens = last_step - first_step + 1  # 1 for the token of a prefill
+    so_far = np.cumsum(tokens) - tokens
+    request_first = np.searchsorted(row, row)  # the first span of the same request
+    previous_ns = np.full_like(row, MISSING)
+    goes_on = np.flatnonzero(request_first < np.arange(len(row)))
+    previous_ns[goes_on] = last_ns[goes_on - 1]
+    return TokenSpans(
+        row=row,
+        first_step=first_step,
+        last_step=last_step,
+        first_ns=first_ns,
+        last_ns=last_ns,
+        tokens=tokens,
+        tokens_before=so_far - so_far[request_first],
+        previous_ns=previous_ns,
+        residency=residency,
+    )
+
+
+def requests_in_steps(spans: TokenSpans, steps: StepColumns) -> Integers:
+    """For each step the number of requests that got a token in it."""
+    stint = spans.first_step != MISSING
+    return _coverage(spans.first_step[stint], spans.last_step[stint], len(steps.end_ns))
+
+
+def token_gaps(columns: RunColumns, requests: Flags, first_token: FirstToken) -> tuple[Integers, Integers]:
+    """Every interval between consecutive output tokens of the requests where ``requests`` is true.
+
+    Returns distinct occasions and not one entry a token: intervals in ns, and how many tokens had each. Requests that
+    stay in a batch share the interval between two steps; the first token of a span has its own, to the request's
+    previous token, where the first token of all counts as ``first_token`` says.
+    """
+    spans, steps = columns.spans, columns.steps
+    chosen = requests[spans.row]
+    stint = chosen & (spans.first_step != MISSING)
+    shared = _coverage(spans.first_step[stint] + 1, spans.last_step[stint], len(steps.end_ns))
+    step = np.flatnonzero(shared)
+    step_gaps_ns = steps.end_ns[step] - steps.end_ns[step - 1]
+
+    later = np.flatnonzero(chosen & (spans.tokens_before > 0))
+    first_ns = columns.requests.first_token_ns(first_token)[spans.row[later]]
+    previous_ns = np.where(spans.tokens_before[later] == 1, first_ns, spans.previous_ns[later])
+    span_gaps_ns = spans.first_ns[later] - previous_ns
+    return np.concatenate([step_gaps_ns, span_gaps_ns]), np.concatenate([shared[step], np.ones_like(span_gaps_ns)])
+
+
+def _coverage(first: Integers, last: Integers, count: int) -> Integers:
+    """How many of the ranges ``[first, last]`` (empty where ``last < first``) hold each of ``count`` numbers."""
+    changes = np.bincount(first, minlength=count + 1) - np.bincount(last + 1, minlength=count + 1)
+    return np.cumsum(changes)[:count]

@@ -1,0 +1,168 @@
+"""The numbers of a run that people compare: one nested dict of plain values, ready for JSON.
+
+What each key means is in ``kvsim.metrics.definitions``. Statistics of requests are over those that finished with
+output.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kvsim.core.cluster import ClusterSpec, Role
+from kvsim.metrics.columns import MISSING, NS_PER_S, ROLES, Changes, FirstToken, Flags, RunColumns
+from kvsim.metrics.distribution import exact_dot, ratio_statistics_s, statistics_s
+from kvsim.metrics.intervals import token_gaps
+from kvsim.metrics.stages import STAGES, stage_durations
+
+Summary = dict[str, Any]
+
+
+def summarise(
+    columns: RunColumns,
+    cluster: ClusterSpec,
+    link_bytes_per_s: Sequence[float],
+    *,
+    slo_ttft_ns: int | None,
+    slo_tpot_ns: int | None,
+    first_token: FirstToken,
+) -> Summary:
+    """Every metric of a run.
+
+    ``cluster`` is the one that the columns were collected for. ``link_bytes_per_s`` has one entry a worker: what all
+    its NICs together carry one way. An objective that is None is not asked for. Metrics without a sample are None.
+    """
+    assert len(link_bytes_per_s) == len(cluster.workers), (
+        f"{len(link_bytes_per_s)} links, {len(cluster.workers)} workers"
+    )
+    requests = columns.requests
+    finished = requests.finished
+    met = finished & _meets_slo(columns, slo_ttft_ns, slo_tpot_ns, first_token)
+    asked = slo_ttft_ns is not None or slo_tpot_ns is not None
+    arrived = len(requests.request)
+    workers = _workers_by_role(cluster)
+    return {
+        "requests": {
+            "arrived": arrived,
+            "finished": int(finished.sum()),
+            "rejected": int(requests.rejected.sum()),
+        },
+        **_latencies(columns, finished, first_token),
+        "stages_s": _stage_means(columns, finished),
+        "gpu_busy": _gpu_busy(columns, workers),
+        "kv_reserved_unfilled_block_s": {role: _unfilled_block_s(columns, chosen) for role, chosen in workers.items()},
+        "kv_held_block_s": {role: _held_block_s(columns, chosen) for role, chosen in workers.items()},
+        "link_utilisation": _link_utilisation(columns, workers, link_bytes_per_s),
+        "slo_attainment": int(met.sum()) / arrived if asked and arrived else None,
+        "goodput_req_per_s": _per_second(int(met.sum()), columns),
+        "throughput": {
+            "requests_per_s": _per_second(int(finished.sum()), columns),
+            "output_tokens_per_s": _per_second(int(requests.output_tokens.sum()), columns),
+        },
+        "makespan_s": columns.makespan_ns / NS_PER_S,
+        "transfers": _transfers(columns),
+        "preemptions": int(requests.preemptions.sum()),
+    }
+
+
+def _latencies(columns: RunColumns, finished: Flags, first_token: FirstToken) -> Summary:
+    requests = columns.requests
+    first_ns = requests.first_token_ns(first_token)
+    arrival_ns = requests.arrival_ns
+    several = finished & (requests.output_tokens > 1)
+    moved = finished & (requests.transfer_end_ns != MISSING)
+    decoded = finished & (requests.decode_start_ns != MISSING)
+    stages = stage_durations(requests)
+    decode_queue_ns = stages["decode_memory_wait"] + stages["decode_wait"]
+    return {
+        "ttft_s": statistics_s((first_ns - arrival_ns)[finished]),
+        "tpot_s": ratio_statistics_s(
+            (requests.last_token_ns - first_ns)[several], (requests.output_tokens - 1)[several]
+        ),
+        "itl_s": statistics_s(*token_gaps(columns, finished, first_token)),
+        "e2e_s": statistics_s((requests.finished_ns - arrival_ns)[finished]),
+        "transfer_s": statistics_s((requests.transfer_end_ns - requests.transfer_start_ns)[moved]),
+        "prefill_queue_s": statistics_s(stages["prefill_queue"][finished]),
+        "decode_queue_s": statistics_s(decode_queue_ns[decoded]),
+    }
+
+
+def _stage_means(columns: RunColumns, finished: Flags) -> Summary:
+    durations_ns = stage_durations(columns.requests)
+    count = int(finished.sum())
+    return {stage: int(durations_ns[stage][finished].sum()) / (count * NS_PER_S) if count else None for stage in STAGES}
+
+
+def _meets_slo(columns: RunColumns, slo_ttft_ns: int | None, slo_tpot_ns: int | None, first_token: FirstToken) -> Flags:
+    """Requests within every objective that is asked for. One with a single token has no TPOT to miss."""
+    requests = columns.requests
+    first_ns = requests.first_token_ns(first_token)
+    met = np.ones(len(first_ns), dtype=np.bool_)
+    if slo_ttft_ns is not None:
+        met &= first_ns - requests.arrival_ns <= slo_ttft_ns
+    if slo_tpot_ns is not None:
+        gaps = requests.output_tokens - 1
+        met &= (gaps < 1) | (requests.last_token_ns - first_ns <= slo_tpot_ns * gaps)
+    return met
+
+
+def _workers_by_role(cluster: ClusterSpec) -> dict[Role, Flags]:
+    """For each role that the cluster has, which workers have it."""
+    roles = [worker.role for worker in cluster.workers]
+    return {role: np.array([role == other for other in roles], dtype=np.bool_) for role in ROLES if role in roles}
+
+
+def _gpu_busy(columns: RunColumns, workers: dict[Role, Flags]) -> Summary:
+    prefills, steps = columns.prefills, columns.steps
+    decode = ~steps.mixed  # the others are prefill runs as well
+    busy: Summary = {}
+    for role, of_role in workers.items():
+        busy_ns = int((prefills.end_ns - prefills.start_ns)[of_role[prefills.worker]].sum())
+        busy_ns += int(steps.duration_ns[decode & of_role[steps.worker]].sum())
+        available_ns = int(of_role.sum()) * columns.makespan_ns
+        busy[role] = busy_ns / available_ns if available_ns else None
+    return busy
+
+
+def _unfilled_block_s(columns: RunColumns, of_role: Flags) -> float:
+    layers = columns.cluster.kv.layers
+    reserved = _integral(columns.memory.reserved, of_role, columns.end_ns) * layers
+    return (reserved - _integral(columns.memory.filled, of_role, columns.end_ns)) / (layers * NS_PER_S)
+
+
+def _held_block_s(columns: RunColumns, of_role: Flags) -> float:
+    return _integral(columns.memory.held, of_role, columns.end_ns) / (columns.cluster.kv.layers * NS_PER_S)
+
+
+def _integral(changes: Changes, of_role: Flags, end_ns: int) -> int:
+    """The quantity summed over ns up to ``end_ns``: each change counts from its instant on."""
+    chosen = of_role[changes.worker]
+    return exact_dot(end_ns - changes.at_ns[chosen], changes.amount[chosen])
+
+
+def _link_utilisation(columns: RunColumns, workers: dict[Role, Flags], link_bytes_per_s: Sequence[float]) -> Summary:
+    transfers = columns.transfers
+    utilisation: Summary = {}
+    for role, of_role in workers.items():
+        rate = math.fsum(rate for rate, chosen in zip(link_bytes_per_s, of_role, strict=True) if chosen)
+        capacity_bytes = rate * columns.makespan_ns / NS_PER_S
+        utilisation[role] = {
+            way: int(transfers.size_bytes[of_role[end]].sum()) / capacity_bytes if capacity_bytes else None
+            for way, end in (("sent", transfers.source), ("received", transfers.target))
+        }
+    return utilisation
+
+
+def _per_second(count: int, columns: RunColumns) -> float | None:
+    return count * NS_PER_S / columns.makespan_ns if columns.makespan_ns else None
+
+
+def _transfers(columns: RunColumns) -> Summary:
+    size_bytes, operations = int(columns.transfers.size_bytes.sum()), int(columns.transfers.operations.sum())
+    return {
+        "count": len(columns.transfers.size_bytes),
+        "bytes": size_bytes,
+        "operations": operations,
+        "bytes_per_operation": size_bytes / operations if operations else None,
+    }

@@ -1,0 +1,186 @@
+"""What a mapping that describes a model, a GPU or a NIC may hold, in a preset file as in a scenario file.
+
+Each class here is the written form (keys, units, limits) of a frozen value in ``kvsim.sim.hardware``; ``value()`` makes
+that. The types of single fields are shared with ``kvsim.scenario.schema``. It must not know how presets are stored.
+"""
+
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
+
+from kvsim import units
+from kvsim.sim.hardware import GpuSpec, ModelShape, NicSpec
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+Fraction = Annotated[float, Field(strict=True, gt=0, le=1)]
+Number = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
+Text = Annotated[str, Field(strict=True, min_length=1)]
+
+
+def quantity_json(quantity: units.Quantity) -> WithJsonSchema:
+    """The JSON Schema of a quantity: text with a number and one of the units."""
+    alternatives = "|".join(quantity.units)
+    pattern = rf"^\s*\d+(\.\d+)?([eE][+-]?\d{{1,3}})?\s*({alternatives})\s*$"
+    return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [quantity.example]})
+
+
+def _positive(parse: Callable[[object], float]) -> Callable[[object], float]:
+    def parse_positive(text: object) -> float:
+        value = parse(text)
+        if value <= 0:
+            raise units.UnitError(f"found {text!r}, expected more than 0")
+        return value
+
+    return parse_positive
+
+
+Bytes = Annotated[
+    int,
+    BeforeValidator(_positive(units.parse_bytes)),
+    PlainSerializer(units.exact_bytes),
+    quantity_json(units.BYTES),
+]
+Duration = Annotated[
+    int,
+    BeforeValidator(units.parse_duration),
+    PlainSerializer(units.exact_duration),
+    quantity_json(units.DURATION),
+]
+Rate = Annotated[
+    float,
+    BeforeValidator(_positive(units.parse_rate)),
+    PlainSerializer(units.exact_rate),
+    quantity_json(units.RATE),
+]
+RequestRate = Annotated[
+    float,
+    BeforeValidator(_positive(units.parse_request_rate)),
+    PlainSerializer(units.exact_request_rate),
+    quantity_json(units.REQUEST_RATE),
+]
+OperationRate = Annotated[
+    float,
+    BeforeValidator(_positive(units.parse_operation_rate)),
+    PlainSerializer(units.exact_operation_rate),
+    quantity_json(units.OPERATION_RATE),
+]
+FlopRate = Annotated[
+    float,
+    BeforeValidator(_positive(units.parse_flop_rate)),
+    PlainSerializer(units.exact_flop_rate),
+    quantity_json(units.FLOP_RATE),
+]
+
+
+class Fields(BaseModel):
+    """Base of every mapping in a preset or scenario file: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelFields(Fields):
+    """A decoder-only transformer with grouped-query attention and gated MLPs. Dense models have one expert."""
+
+    name: Text = Field(default="custom", description="Name in reports.")
+    layers: Count = Field(description="Transformer layers.")
+    hidden: Count = Field(description="Width of the hidden state.")
+    heads: Count = Field(description="Query heads of a layer.")
+    kv_heads: Count = Field(description="Key and value heads of a layer.")
+    head_dim: Count = Field(description="Width of one head.")
+    intermediate: Count = Field(description="Width of the gated MLP, or of one expert's.")
+    vocabulary: Count = Field(description="Rows of the embedding table.")
+    experts: Count = Field(default=1, description="Experts of a layer; 1 is a dense model.")
+    experts_active: Count = Field(default=1, description="Experts that each token passes through.")
+    tied_embeddings: Flag = Field(
+        default=False, description="Whether the LM head shares the weights of the embedding table."
+    )
+    dtype_bytes: Count = Field(default=2, description="Bytes of a weight and of an activation; 2 is bf16.")
+    kv_dtype_bytes: Count = Field(default=2, description="Bytes of an element of the KV cache; 1 is fp8.")
+    context_tokens_max: Count = Field(description="Longest context, prompt and output together.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelFields":
+        if self.heads % self.kv_heads:
+            raise ValueError(f"found heads {self.heads} and kv_heads {self.kv_heads}, expected heads to be a multiple")
+        if self.experts_active > self.experts:
+            raise ValueError(f"found experts_active {self.experts_active}, expected at most experts {self.experts}")
+        return self
+
+    def value(self) -> ModelShape:
+        """The same as a plain value."""
+        return ModelShape(
+            name=self.name,
+            layers=self.layers,
+            hidden=self.hidden,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            intermediate=self.intermediate,
+            vocabulary=self.vocabulary,
+            experts=self.experts,
+            experts_active=self.experts_active,
+            tied_embeddings=self.tied_embeddings,
+            dtype_bytes=self.dtype_bytes,
+            kv_dtype_bytes=self.kv_dtype_bytes,
+            context_tokens_max=self.context_tokens_max,
+        )
+
+
+class GpuFields(Fields):
+    """Datasheet figures of a GPU, and the shares of them that kernels reach."""
+
+    name: Text = Field(default="custom", description="Name in reports.")
+    flop_rate: FlopRate = Field(description="Peak rate of the tensor cores for dense products in the model's dtype.")
+    memory: Bytes = Field(description="Memory that a CUDA context finds; a little less than the figure on the box.")
+    memory_bandwidth: Rate = Field(description="Peak bandwidth of that memory.")
+    gemm_efficiency: Fraction = Field(description="Share of flop_rate that matrix products with weights reach.")
+    prefill_attention_efficiency: Fraction = Field(description="Share of flop_rate that attention of prompts reaches.")
+    decode_attention_efficiency: Fraction = Field(description="Share of memory_bandwidth that KV reads reach.")
+    memory_efficiency: Fraction = Field(
+        description="Share of memory_bandwidth that other traffic, as weights, reaches."
+    )
+    collective_bandwidth: Rate = Field(description="Bus bandwidth of one GPU in an all-reduce of its node.")
+    collective_latency: Duration = Field(description="Latency of one all-reduce of its node.")
+    launch: Duration = Field(description="Overhead of one layer: launches, and kernels too small to fill the GPU.")
+    step: Duration = Field(description="Overhead of one step: scheduler, input preparation, sampling.")
+
+    def value(self) -> GpuSpec:
+        """The same as a plain value."""
+        return GpuSpec(
+            name=self.name,
+            flops_per_s=self.flop_rate,
+            memory_bytes=self.memory,
+            memory_bytes_per_s=self.memory_bandwidth,
+            gemm_efficiency=self.gemm_efficiency,
+            prefill_attention_efficiency=self.prefill_attention_efficiency,
+            decode_attention_efficiency=self.decode_attention_efficiency,
+            memory_efficiency=self.memory_efficiency,
+            collective_bytes_per_s=self.collective_bandwidth,
+            collective_latency_ns=self.collective_latency,
+            launch_ns=self.launch,
+            step_ns=self.step,
+        )
+
+
+class NicFields(Fields):
+    """One port of an RDMA NIC, full duplex."""
+
+    name: Text = Field(default="custom", description="Name in reports.")
+    rate: Rate = Field(description="Each direction, after protocol overhead.")
+    latency: Duration = Field(description="One way, an empty message.")
+    operation: Duration = Field(description="What it costs the initiator to post one work request.")
+    message_rate: OperationRate = Field(description="Messages that the NIC can process, each direction.")
+    reads_outstanding_max: Count = Field(description="RDMA READs in flight per NIC: queue pairs times their limit.")
+
+    def value(self) -> NicSpec:
+        """The same as a plain value."""
+        return NicSpec(
+            name=self.name,
+            rate_bytes_per_s=self.rate,
+            latency_ns=self.latency,
+            operation_ns=self.operation,
+            messages_per_s=self.message_rate,
+            reads_outstanding_max=self.reads_outstanding_max,
+        )

@@ -1,0 +1,29 @@
+"""How results look: a terminal table, figures, a self-contained HTML page, and a timeline for trace viewers.
+
+Everything here reads what a run folder holds (summary, requests, workers, record). It must not compute a metric anew:
+``kvsim.metrics`` has the one implementation. Nothing here imports a simulator or a real backend.
+"""
+
+from kvsim.report.figures import (
+    latency_cdf_figure,
+    load_figure,
+    memory_figure,
+    save_figures,
+    stage_breakdown_figure,
+)
+from kvsim.report.html import write_report
+from kvsim.report.terminal import comparison_table, print_table, run_progress
+from kvsim.report.timeline import write_timeline
+
+__all__ = [
+    "comparison_table",
+    "latency_cdf_figure",
+    "load_figure",
+    "memory_figure",
+    "print_table",
+    "run_progress",
+    "save_figures",
+    "stage_breakdown_figure",
+    "write_report",
+    "write_timeline",
+]

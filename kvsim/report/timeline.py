@@ -1,0 +1,300 @@
+"""A run's record as a Chrome trace-event file, for ui.perfetto.dev or chrome://tracing.
+
+One process per variant and worker. Its tracks: ``compute`` (one span a run), ``sends`` and ``receives`` (one span
+a transfer, as many lanes as there are transfers at a time) and a counter of reserved KV blocks. Flow arrows lead from
+a request's first prefill run along its transfers to its first decode run.
+
+Records are read once, in order, and written as they come, so memory does not grow with the run. A span starts when its
+command is given: time between the command and its execution is part of the span. This module must not know which driver
+made the record, and derives no metric from it.
+
+Format: "Trace Event Format" (Chromium project), event phases B, E, C, M, s, t and f; ``ts`` is in µs.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from kvsim.core.cluster import ClusterSpec
+from kvsim.core.messages import (
+    AssignBlocks,
+    BlockRuns,
+    Command,
+    DecodeAdvanced,
+    Event,
+    FinishRequest,
+    PrefillDone,
+    Record,
+    ReleaseBlocks,
+    RequestId,
+    RunDecode,
+    RunId,
+    RunPrefill,
+    StartTransfer,
+    TransferDone,
+    TransferId,
+    WorkerId,
+)
+
+TraceEvent: TypeAlias = dict[str, Any]
+
+COMPUTE_TRACK = 1
+SEND_TRACKS, RECEIVE_TRACKS = 1_000, 1_000_000  # lane k of sends is track 1000 + k
+FLOWS_PER_VARIANT = 1_000_000_000
+
+
+def write_timeline(
+    path: Path, records_by_variant: Mapping[str, Iterable[Record]], clusters: Mapping[str, ClusterSpec]
+) -> Path:
+    """Write the trace of every variant into one JSON file at ``path``; returns ``path``.
+
+    ``clusters`` has the cluster of each variant. Variants start at the same zero, so they can be compared by eye.
+    What has not ended when a record stops, ends there.
+    """
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write('{"displayTimeUnit":"ms","traceEvents":[\n')
+        separator = ""
+        for event in _events_of_all(records_by_variant, clusters):
+            file.write(separator + json.dumps(event, separators=(",", ":"), ensure_ascii=False))
+            separator = ",\n"
+        file.write("\n]}\n")
+    return path
+
+
+def _events_of_all(
+    records_by_variant: Mapping[str, Iterable[Record]], clusters: Mapping[str, ClusterSpec]
+) -> Iterator[TraceEvent]:
+    first_process = 1
+    for place, (variant, records) in enumerate(records_by_variant.items()):
+        cluster = clusters[variant]
+        yield from _Timeline(variant, cluster, first_process, place * FLOWS_PER_VARIANT).events(records)
+        first_process += len(cluster.workers)
+
+
+class _Lanes:
+    """Tracks of one kind on one worker: a transfer gets the lowest free one, so spans of a track never overlap."""
+
+    def __init__(self, first_track: int, name: str) -> None:
+        self._first_track = first_track
+        self._name = name
+        self._occupants: list[TransferId | None] = []
+
+    def enter(self, transfer: TransferId) -> tuple[int, str | None]:
+        """Its track, and the name of the track if it is a new one."""
+        for lane, occupant in enumerate(self._occupants):
+            if occupant is None:
+                self._occupants[lane] = transfer
+                return self._first_track + lane, None
+        self._occupants.append(transfer)
+        lane = len(self._occupants) - 1
+        return self._first_track + lane, f"{self._name} {lane + 1}"
+
+    def leave(self, transfer: TransferId) -> int:
+        """Free its track and return it."""
+        lane = self._occupants.index(transfer)
+        self._occupants[lane] = None
+        return self._first_track + lane
+
+
+class _Memory:
+    """Blocks reserved on one worker, per request. Decoding requests grow by a block when they write its first slot."""
+
+    def __init__(self, block_tokens: int) -> None:
+        self._block_tokens = block_tokens
+        self._blocks: dict[RequestId, int] = {}
+        self.reserved_blocks = 0
+
+    def assign(self, request: RequestId, blocks: int) -> None:
+        self._blocks[request] = self._blocks.get(request, 0) + blocks
+        self.reserved_blocks += blocks
+
+    def grow_to(self, request: RequestId, context_tokens: int) -> None:
+        missing = -(-context_tokens // self._block_tokens) - self._blocks.get(request, 0)
+        if missing > 0:
+            self.assign(request, missing)
+
+    def release(self, request: RequestId) -> None:
+        self.reserved_blocks -= self._blocks.pop(request, 0)
+
+
+class _Timeline:
+    """The trace events of one variant, made while its records pass by."""
+
+    def __init__(self, variant: str, cluster: ClusterSpec, first_process: int, first_flow: int) -> None:
+        self._variant = variant
+        self._cluster = cluster
+        self._first_process = first_process
+        self._first_flow = first_flow
+        self._runs: dict[RunId, RunPrefill | RunDecode] = {}
+        self._steps: dict[RunId, int] = {}
+        self._transfers: dict[TransferId, StartTransfer] = {}
+        workers = cluster.workers
+        self._sends = [_Lanes(SEND_TRACKS, "sends") for _ in workers]
+        self._receives = [_Lanes(RECEIVE_TRACKS, "receives") for _ in workers]
+        self._memory = [_Memory(cluster.kv.block_tokens) for _ in workers]
+        self._memory_shown = [0] * len(workers)
+        self._context_tokens: dict[RequestId, int] = {}
+        self._flow_ended: dict[RequestId, bool] = {}
+
+    def events(self, records: Iterable[Record]) -> Iterator[TraceEvent]:
+        """Names of processes and tracks, then everything that happened, in the order of the records."""
+        for worker in self._cluster.workers:
+            yield self._metadata(worker.id, 0, "process_name", name=f"{self._variant}: {worker.name} ({worker.role})")
+            yield self._metadata(worker.id, 0, "process_sort_index", sort_index=self._first_process + worker.id)
+            yield self._metadata(worker.id, COMPUTE_TRACK, "thread_name", name="compute")
+        now_ns = 0
+        for record in records:
+            now_ns = record.now_ns
+            for event in record.events:
+                yield from self._on_event(now_ns, event)
+            for command in record.commands:
+                yield from self._on_command(now_ns, command)
+            yield from self._memory_counters(now_ns)
+        yield from self._end_everything(now_ns)
+
+    def _on_event(self, now_ns: int, event: Event) -> Iterator[TraceEvent]:
+        if isinstance(event, PrefillDone):
+            yield from self._prefill_done(now_ns, event)
+        elif isinstance(event, DecodeAdvanced):
+            yield from self._decode_advanced(now_ns, event)
+        elif isinstance(event, TransferDone) and event.transfer in self._transfers:
+            yield from self._end_transfer(now_ns, self._transfers.pop(event.transfer))
+
+    def _on_command(self, now_ns: int, command: Command) -> Iterator[TraceEvent]:
+        if isinstance(command, AssignBlocks):
+            self._memory[command.worker].assign(command.request, _blocks(command.blocks))
+        elif isinstance(command, ReleaseBlocks):
+            self._memory[command.worker].release(command.request)
+        elif isinstance(command, RunPrefill):
+            yield from self._start_prefill(now_ns, command)
+        elif isinstance(command, RunDecode):
+            yield from self._start_decode(now_ns, command)
+        elif isinstance(command, StartTransfer):
+            yield from self._start_transfer(now_ns, command)
+        elif isinstance(command, FinishRequest):
+            self._context_tokens.pop(command.request, None)
+            self._flow_ended.pop(command.request, None)
+
+    def _start_prefill(self, now_ns: int, command: RunPrefill) -> Iterator[TraceEvent]:
+        self._runs[command.run] = command
+        tokens = sum(chunk.tokens for chunk in command.chunks)
+        name = f"prefill {_short([chunk.request for chunk in command.chunks])}: {tokens} tokens"
+        if command.decoding:
+            name += f" + decode of {len(command.decoding)}"
+        chunks = [f"request {c.request}: tokens {c.start_token} to {c.start_token + c.tokens}" for c in command.chunks]
+        arguments = {"run": command.run, "tokens": tokens, "chunks": chunks, "decoding": list(command.decoding)}
+        yield self._begin(now_ns, command.worker, COMPUTE_TRACK, name, "prefill", arguments)
+        for chunk in command.chunks:
+            if chunk.request not in self._flow_ended:
+                self._flow_ended[chunk.request] = False
+                yield self._flow(now_ns, command.worker, COMPUTE_TRACK, chunk.request, "s")
+        yield from self._end_flows(now_ns, command.worker, command.decoding)
+
+    def _start_decode(self, now_ns: int, command: RunDecode) -> Iterator[TraceEvent]:
+        self._runs[command.run] = command
+        self._steps[command.run] = 0
+        name = f"decode of {len(command.batch)}"
+        arguments = {"run": command.run, "requests": list(command.batch), "steps_max": command.steps_max}
+        yield self._begin(now_ns, command.worker, COMPUTE_TRACK, name, "decode", arguments)
+        yield from self._end_flows(now_ns, command.worker, command.batch)
+
+    def _prefill_done(self, now_ns: int, event: PrefillDone) -> Iterator[TraceEvent]:
+        command = self._runs.pop(event.run, None)
+        if not isinstance(command, RunPrefill):
+            return  # reported twice
+        for chunk in command.chunks:
+            self._context_tokens[chunk.request] = chunk.start_token + chunk.tokens
+        self._grow(command.worker, command.decoding, 1)
+        yield self._end(now_ns, command.worker, COMPUTE_TRACK, {"finished": list(event.finished)})
+
+    def _decode_advanced(self, now_ns: int, event: DecodeAdvanced) -> Iterator[TraceEvent]:
+        command = self._runs.get(event.run)
+        if not isinstance(command, RunDecode):
+            return  # a late report of a run that has ended
+        self._steps[event.run] += event.steps
+        self._grow(command.worker, command.batch, event.steps)
+        if event.ended:
+            del self._runs[event.run]
+            arguments = {"steps": self._steps.pop(event.run), "finished": list(event.finished)}
+            yield self._end(now_ns, command.worker, COMPUTE_TRACK, arguments)
+
+    def _grow(self, worker: WorkerId, requests: Iterable[RequestId], steps: int) -> None:
+        for request in requests:
+            self._context_tokens[request] = self._context_tokens.get(request, 0) + steps
+            self._memory[worker].grow_to(request, self._context_tokens[request])
+
+    def _start_transfer(self, now_ns: int, command: StartTransfer) -> Iterator[TraceEvent]:
+        self._transfers[command.transfer] = command
+        source, target = self._cluster.workers[command.source], self._cluster.workers[command.target]
+        arguments = {
+            "request": command.request,
+            "transfer": command.transfer,
+            "kind": command.kind,
+            "from": source.name,
+            "to": target.name,
+            "layers": f"{command.first_layer} to {command.first_layer + command.layers}",
+            "bytes": command.size_bytes,
+            "operations": command.operations,
+        }
+        name = f"{command.kind} request {command.request}"
+        for worker, lanes in ((source, self._sends), (target, self._receives)):
+            track, new_name = lanes[worker.id].enter(command.transfer)
+            if new_name is not None:
+                yield self._metadata(worker.id, track, "thread_name", name=new_name)
+                yield self._metadata(worker.id, track, "thread_sort_index", sort_index=track)
+            yield self._begin(now_ns, worker.id, track, name, "transfer", arguments)
+            if command.request in self._flow_ended and not self._flow_ended[command.request]:
+                yield self._flow(now_ns, worker.id, track, command.request, "t")
+
+    def _end_transfer(self, now_ns: int, command: StartTransfer) -> Iterator[TraceEvent]:
+        yield self._end(now_ns, command.source, self._sends[command.source].leave(command.transfer), {})
+        yield self._end(now_ns, command.target, self._receives[command.target].leave(command.transfer), {})
+
+    def _end_flows(self, now_ns: int, worker: WorkerId, requests: Iterable[RequestId]) -> Iterator[TraceEvent]:
+        """Arrows end where a request decodes for the first time."""
+        for request in requests:
+            if request in self._flow_ended and not self._flow_ended[request]:
+                self._flow_ended[request] = True
+                yield self._flow(now_ns, worker, COMPUTE_TRACK, request, "f")
+
+    def _memory_counters(self, now_ns: int) -> Iterator[TraceEvent]:
+        for worker in self._cluster.workers:
+            blocks = self._memory[worker.id].reserved_blocks
+            if blocks != self._memory_shown[worker.id]:
+                self._memory_shown[worker.id] = blocks
+                yield self._event(now_ns, worker.id, 0, "C", name="KV blocks reserved", args={"blocks": blocks})
+
+    def _end_everything(self, now_ns: int) -> Iterator[TraceEvent]:
+        for run in self._runs.values():
+            yield self._end(now_ns, run.worker, COMPUTE_TRACK, {"unfinished": True})
+        for transfer in self._transfers.values():
+            yield from self._end_transfer(now_ns, transfer)
+
+    def _event(self, now_ns: int, worker: WorkerId, track: int, phase: str, **fields: object) -> TraceEvent:
+        return {"ph": phase, "ts": now_ns / 1000, "pid": self._first_process + worker, "tid": track, **fields}
+
+    def _begin(
+        self, now_ns: int, worker: WorkerId, track: int, name: str, category: str, arguments: Mapping[str, object]
+    ) -> TraceEvent:
+        return self._event(now_ns, worker, track, "B", name=name, cat=category, args=arguments)
+
+    def _end(self, now_ns: int, worker: WorkerId, track: int, arguments: Mapping[str, object]) -> TraceEvent:
+        return self._event(now_ns, worker, track, "E", args=arguments)
+
+    def _flow(self, now_ns: int, worker: WorkerId, track: int, request: RequestId, phase: str) -> TraceEvent:
+        """A point of a request's arrow; it binds to the span that is open on this track at this instant."""
+        event = self._event(now_ns, worker, track, phase, name="request", cat="request", id=self._first_flow + request)
+        return {**event, "bp": "e"} if phase == "f" else event
+
+    def _metadata(self, worker: WorkerId, track: int, what: str, **arguments: object) -> TraceEvent:
+        return {"ph": "M", "pid": self._first_process + worker, "tid": track, "name": what, "args": arguments}
+
+
+def _blocks(runs: BlockRuns) -> int:
+    return sum(blocks for _, blocks in runs)
+
+
+def _short(requests: list[RequestId]) -> str:
+    first = f"request {requests[0]}" if requests else "nothing"
+    return first if len(requests) <= 1 else f"{first} and {len(requests) - 1} more"

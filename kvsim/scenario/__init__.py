@@ -1,0 +1,21 @@
+"""Scenario files: what a user writes, checked and turned into the values that a study runs.
+
+scenario = load_scenario("scenarios/push_vs_pull.yaml", overrides=["workload.requests=100"])
+for variant in scenario.variants: ...
+"""
+
+from kvsim.scenario.checks import check_fits, request_tokens_max
+from kvsim.scenario.document import dump_resolved
+from kvsim.scenario.load import load_scenario, scenario_from_mapping
+from kvsim.scenario.values import Scenario, Slo, Variant
+
+__all__ = [
+    "Scenario",
+    "Slo",
+    "Variant",
+    "check_fits",
+    "dump_resolved",
+    "load_scenario",
+    "request_tokens_max",
+    "scenario_from_mapping",
+]

@@ -1,0 +1,56 @@
+"""Field types that only scenario files have: limits that may be ``none``, and memory that may be ``auto``.
+
+It must not know which keys use them.
+"""
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+from kvsim import units
+from kvsim.presets.fields import Count, quantity_json
+
+
+def _limit(value: object) -> object:
+    """``none`` -> None. A count may be limited or not; what is neither is left for the type to refuse."""
+    return None if value == "none" else value
+
+
+def _duration_limit(value: object) -> int | None:
+    return None if value == "none" else units.parse_duration(value)
+
+
+def _memory(value: object) -> int | None:
+    if value == "auto":
+        return None
+    size_bytes = units.parse_bytes(value)
+    if size_bytes == 0:
+        raise units.UnitError(f"found {value!r}, expected auto or more than 0")
+    return size_bytes
+
+
+_NONE_JSON = {"const": "none"}
+CountLimit = Annotated[
+    Count | None,
+    BeforeValidator(_limit),
+    PlainSerializer(lambda value: "none" if value is None else value),
+    WithJsonSchema({"anyOf": [_NONE_JSON, {"type": "integer", "minimum": 1}]}),
+]
+DurationLimit = Annotated[
+    int | None,
+    BeforeValidator(_duration_limit),
+    PlainSerializer(lambda value: "none" if value is None else units.exact_duration(value)),
+    WithJsonSchema({"anyOf": [_NONE_JSON, quantity_json(units.DURATION).json_schema]}),
+]
+KvMemory = Annotated[
+    int | None,
+    BeforeValidator(_memory),
+    PlainSerializer(lambda value: "auto" if value is None else units.exact_bytes(value)),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, quantity_json(units.BYTES).json_schema]}),
+]
+OptionalName = Annotated[
+    str | None,
+    BeforeValidator(_limit),
+    PlainSerializer(lambda value: "none" if value is None else value),
+    WithJsonSchema({"type": "string"}),
+]

@@ -1,0 +1,209 @@
+"""From a checked document to the frozen values of one variant: cluster, hardware, load.
+
+Checks across keys happen here, where their values are at hand: roles, heads and GPUs, memory, uplinks, files. Each
+reports its problem and lets the others go on. It must not know YAML or pydantic's errors.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, WorkerSpec
+from kvsim.core.messages import WorkerId
+from kvsim.scenario.checks import check_lengths
+from kvsim.scenario.memory import (
+    activation_bytes_per_rank,
+    kv_block_bytes_per_rank,
+    kv_blocks_auto,
+    smallest_tensor_parallel,
+    splits_heads,
+    weights_bytes_per_rank,
+)
+from kvsim.scenario.merge import nearest
+from kvsim.scenario.problems import Report
+from kvsim.scenario.schema import Document, Pool
+from kvsim.scenario.values import Slo, Variant
+from kvsim.scenario.workload_resolve import resolve_workload
+from kvsim.sim.hardware import Hardware, MessageSpec, ModelShape, UplinkSpec, WorkerHardware
+from kvsim.units import format_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A variant, and what its document leaves open: blocks of each pool's workers, and paths of files as found."""
+
+    variant: Variant
+    kv_blocks: dict[str, int]
+
+
+def resolve_variant(name: str, document: Document, report: Report, directory: Path) -> Resolved | None:
+    """The values of one variant; None if ``report`` got a problem. Files may be relative to ``directory``."""
+    model = document.model.value()
+    _check_roles(document, report)
+    _check_names(document, report)
+    kv_blocks = {pool: _kv_blocks(pool, document, model, report) for pool in document.workers}
+    _check_uplinks(document, report)
+    workload = resolve_workload(document.workload, directory, report)
+    if report.problems or workload is None:
+        return None
+    cluster = _cluster(document, model, kv_blocks)
+    variant = Variant(
+        name=name,
+        cluster=cluster,
+        hardware=_hardware(document, model),
+        workload=workload,
+        slo=Slo(ttft_ns=document.slo.ttft, tpot_ns=document.slo.tpot),
+        first_token=document.metrics.first_token,
+    )
+    check_lengths(variant, report)
+    return None if report.problems else Resolved(variant, kv_blocks)
+
+
+def _check_roles(document: Document, report: Report) -> None:
+    """Both sides of a transfer exist; without transfers one worker does."""
+    pools = document.workers
+    if document.transfer.mode == "colocated":
+        if not any(pool.count for pool in pools.values()):
+            report.add(["workers"], "found no worker, expected at least one")
+        return
+    for name, pool in pools.items():
+        if pool.role == "colocated":
+            mode = document.transfer.mode
+            report.add(
+                ["workers", name, "role"],
+                f"found 'colocated' with transfer.mode {mode}, expected prefill or decode (or transfer.mode colocated)",
+            )
+    for role in ("prefill", "decode"):
+        if not any(pool.role == role and pool.count for pool in pools.values()):
+            report.add(
+                ["workers"],
+                f"found no {role} worker, expected a pool with role {role} and a count of at least 1 "
+                "(or transfer.mode colocated)",
+            )
+
+
+def _check_names(document: Document, report: Report) -> None:
+    """No two workers share a name: pool a1 has a worker a10, and so has pool a if it is large enough."""
+    owners: dict[str, str] = {}
+    for name, pool in document.workers.items():
+        for index in range(pool.count):
+            owner = owners.setdefault(f"{name}{index}", name)
+            if owner != name:
+                report.add(["workers", name], f"its worker {name}{index} is called as one of pool {owner}: rename one")
+                return
+
+
+def _check_uplinks(document: Document, report: Report) -> None:
+    known = document.network.uplinks
+    for name, pool in document.workers.items():
+        if pool.uplink is not None and pool.uplink not in known:
+            expected = f"one of network.uplinks: {', '.join(known)}" if known else "none, as network.uplinks is empty"
+            message = f"found '{pool.uplink}'{nearest(pool.uplink, known)}, expected {expected}"
+            report.add(["workers", name, "uplink"], message)
+
+
+def _kv_blocks(name: str, document: Document, model: ModelShape, report: Report) -> int:
+    """Blocks of each worker of a pool; 0 if there is a problem."""
+    pool, cache = document.workers[name], document.cache
+    path = ["workers", name, "tensor_parallel"]
+    ranks = pool.tensor_parallel
+    if not splits_heads(model, ranks):
+        report.add(
+            path,
+            f"found {ranks}, expected a divisor of the {model.heads} heads of {model.name} that divides "
+            f"its {model.kv_heads} KV heads or is a multiple of them",
+        )
+        return 0
+    if pool.kv_blocks is not None:
+        return pool.kv_blocks
+    block_bytes = kv_block_bytes_per_rank(model, cache.block_tokens, ranks)
+    if pool.kv_memory is not None:
+        blocks = pool.kv_memory // block_bytes
+        if blocks < 1:
+            found, needed = format_bytes(pool.kv_memory), format_bytes(block_bytes)
+            report.add(["workers", name, "kv_memory"], f"found {found}, expected at least one block of {needed}")
+        return blocks
+    step_tokens = _step_tokens(pool, document)
+    blocks = kv_blocks_auto(model, pool.gpu.memory, cache.memory_utilization, ranks, cache.block_tokens, step_tokens)
+    if blocks < 1:
+        report.add(path, _does_not_fit(pool, document, model, step_tokens))
+        return 0
+    return blocks
+
+
+def _does_not_fit(pool: Pool, document: Document, model: ModelShape, step_tokens: int) -> str:
+    ranks, share = pool.tensor_parallel, document.cache.memory_utilization
+    weights = format_bytes(weights_bytes_per_rank(model, ranks))
+    activations = format_bytes(activation_bytes_per_rank(model, step_tokens, ranks))
+    usable = format_bytes(pool.gpu.memory * share)
+    smallest = smallest_tensor_parallel(model, pool.gpu.memory, share, document.cache.block_tokens, step_tokens)
+    remedy = f"tensor_parallel of at least {smallest}" if smallest else "GPUs with more memory"
+    return (
+        f"found {ranks} x {pool.gpu.name}, expected {remedy}: on each GPU {model.name} takes {weights} of weights and "
+        f"{activations} of activations and buffers, and memory_utilization {share:g} leaves {usable} "
+        f"of {format_bytes(pool.gpu.memory)}"
+    )
+
+
+def _step_tokens(pool: Pool, document: Document) -> int:
+    """The most tokens of one step with prompts in it."""
+    return pool.chunk_tokens_max if document.transfer.mode == "colocated" else pool.batch_tokens_max
+
+
+def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -> ClusterSpec:
+    transfer, scheduling = document.transfer, document.scheduling
+    workers: list[WorkerSpec] = []
+    for name, pool in document.workers.items():
+        role: Role = "colocated" if transfer.mode == "colocated" else pool.role
+        for index in range(pool.count):
+            workers.append(
+                WorkerSpec(
+                    id=WorkerId(len(workers)),
+                    name=f"{name}{index}",
+                    role=role,
+                    tensor_parallel=pool.tensor_parallel,
+                    kv_blocks=kv_blocks[name],
+                    batch_requests_max=pool.batch_requests_max,
+                    batch_tokens_max=_step_tokens(pool, document),
+                    watermark_blocks=int(pool.watermark * kv_blocks[name]),
+                )
+            )
+    kv = KvSpec(
+        layers=model.layers,
+        kv_heads=model.kv_heads,
+        head_dim=model.head_dim,
+        dtype_bytes=model.kv_dtype_bytes,
+        block_tokens=document.cache.block_tokens,
+        layout=document.cache.layout,
+    )
+    policy = PolicySpec(
+        transfer_mode=transfer.mode,
+        layers_per_group=transfer.layers_per_group,
+        allocation=document.cache.allocation,
+        prefill_placement=scheduling.prefill_placement,
+        decode_placement=scheduling.decode_placement,
+        steps_max=scheduling.steps_max,
+        prefill_wait_max_ns=scheduling.prefill_wait_max,
+    )
+    return ClusterSpec(kv=kv, workers=tuple(workers), policy=policy)
+
+
+def _hardware(document: Document, model: ModelShape) -> Hardware:
+    workers: list[WorkerHardware] = []
+    for pool in document.workers.values():
+        one = WorkerHardware(
+            gpu=pool.gpu.value(),
+            tensor_parallel=pool.tensor_parallel,
+            nic=pool.nic.value(),
+            nics=pool.nics,
+            uplink=pool.uplink,
+        )
+        workers.extend([one] * pool.count)
+    uplinks = document.network.uplinks
+    message = document.transfer.message
+    return Hardware(
+        model=model,
+        workers=tuple(workers),
+        uplinks=tuple(UplinkSpec(name, uplink.rate, uplink.latency) for name, uplink in uplinks.items()),
+        message=MessageSpec(message.handshakes, message.handshake, message.pack_efficiency),
+        decision_ns=document.scheduling.decision,
+    )

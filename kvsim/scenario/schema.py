@@ -1,0 +1,179 @@
+"""What a scenario file may hold: every key with its type, limits, default and meaning.
+
+The pydantic models here and in ``workload_schema`` are the single source of the checks, of the JSON Schema that
+editors use (``schema.json``) and of the resolved scenario that a run folder keeps. They must not know files, presets'
+figures or what a cluster looks like.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from kvsim.core.cluster import LAYER_MAJOR, Allocation, Dimension, Placement, Role, TransferMode
+from kvsim.presets.fields import Count, Duration, Fields, Fraction, GpuFields, ModelFields, NicFields, Rate, Text
+from kvsim.scenario.limits import DurationLimit, KvMemory, OptionalName
+from kvsim.scenario.preset_or import PresetOr
+from kvsim.scenario.workload_schema import Workload
+
+NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]*$"
+VARIANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+VariantName = Annotated[str, Field(pattern=VARIANT_PATTERN)]
+
+
+def _check_layout(layout: tuple[Dimension, ...]) -> tuple[Dimension, ...]:
+    if sorted(layout) != sorted(LAYER_MAJOR) or layout[-1] != "dim":
+        found, dimensions = ", ".join(layout), ", ".join(LAYER_MAJOR)
+        raise ValueError(f"found [{found}], expected each of {dimensions} once, with dim last")
+    return layout
+
+
+class Cache(Fields):
+    """The paged KV cache of every worker."""
+
+    block_tokens: Count = Field(default=16, description="Token slots of one block.")
+    memory_utilization: Fraction = Field(
+        default=0.9, description="Share of a GPU's memory that the engine may use in all."
+    )
+    layout: Annotated[tuple[Dimension, ...], Field(strict=False), AfterValidator(_check_layout)] = Field(
+        default=LAYER_MAJOR,
+        description="Order of the dimensions of each rank's KV tensor, outermost first; dim is innermost. "
+        "It decides how long the contiguous pieces are that a transfer moves.",
+    )
+    allocation: Allocation = Field(
+        default="first_fit",
+        description="Which free blocks a request gets: the lowest ones, or scattered over the pool as in a pool that "
+        "has been in use for long.",
+    )
+
+
+class Pool(Fields):
+    """Equal workers. The pool's name and an index name each: prefill0, prefill1, ..."""
+
+    role: Role = Field(description="What the workers compute. With transfer.mode colocated all do both.")
+    count: Annotated[int, Field(strict=True, ge=0)] = Field(default=1, description="Workers in this pool.")
+    gpu: Annotated[GpuFields, PresetOr("gpu")] = Field(description="A preset's name, or a mapping.")
+    tensor_parallel: Count = Field(default=1, description="GPUs of one worker. It must divide the model's heads.")
+    nic: Annotated[NicFields, PresetOr("nic")] = Field(description="A preset's name, or a mapping.")
+    nics: Count = Field(default=1, description="NICs of one worker; its traffic is spread over them evenly.")
+    kv_memory: KvMemory = Field(
+        default=None,
+        description="KV cache on each GPU. auto: what memory_utilization leaves beside weights and activations.",
+    )
+    kv_blocks: Count | None = Field(default=None, description="Instead of kv_memory: KV cache of one worker in blocks.")
+    batch_requests_max: Count = Field(default=256, description="Requests of one step.")
+    batch_tokens_max: Count = Field(default=16384, description="Tokens of one prefill step.")
+    chunk_tokens_max: Count = Field(
+        default=2048,
+        description="Tokens of one step with prompts in it, where the worker is colocated (chunked prefill).",
+    )
+    watermark: Annotated[float, Field(strict=True, ge=0, lt=1)] = Field(
+        default=0.01, description="Share of the blocks that stays free when a new request is admitted."
+    )
+    uplink: OptionalName = Field(
+        default=None, description="The shared link of network.uplinks that joins the pool, or none."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kv_memory is not None and self.kv_blocks is not None:
+            raise ValueError("found both kv_memory and kv_blocks, expected one of them")
+        return self
+
+
+class Uplink(Fields):
+    """A shared, full-duplex link that joins the pools that name it to all others."""
+
+    rate: Rate = Field(description="Each direction.")
+    latency: Duration = Field(description="One way.")
+
+
+class Network(Fields):
+    """What lies between the NICs. Without uplinks the network is a switch that never blocks."""
+
+    uplinks: dict[Name, Uplink] = Field(default={}, description="Shared links by name.")
+
+
+class MessageCosts(Fields):
+    """What the two-sided baseline (transfer.mode message) costs beside the wire."""
+
+    handshakes: Annotated[int, Field(strict=True, ge=0)] = Field(
+        default=1, description="Round trips before each transfer."
+    )
+    handshake: Duration = Field(default=50_000, description="Software time of the rendezvous before each transfer.")
+    pack_efficiency: Fraction = Field(
+        default=0.7, description="Share of half the GPU's memory bandwidth that gather and scatter kernels reach."
+    )
+
+
+class Transfer(Fields):
+    """How KV cache moves from prefill to decode workers."""
+
+    mode: TransferMode = Field(
+        default="pull",
+        description="push: WRITEs during prefill into decode memory reserved before. pull: READs after prefill, into "
+        "memory reserved then. streamed: READs during prefill, memory reserved when it starts. message: gather, send, "
+        "receive, scatter after prefill. colocated: none, every worker does both.",
+    )
+    layers_per_group: Count = Field(default=8, description="Layers that push and streamed move at a time.")
+    message: MessageCosts = Field(default=MessageCosts(), description="Costs of mode message.")
+
+
+class Scheduling(Fields):
+    """Choices of the scheduler."""
+
+    prefill_placement: Placement = Field(default="least_loaded", description="Which prefill worker gets a new request.")
+    decode_placement: Placement = Field(default="least_loaded", description="Which decode worker gets a request.")
+    steps_max: Count = Field(
+        default=1024, description="Decode steps that are simulated in one go; results are the same for any value."
+    )
+    prefill_wait_max: DurationLimit = Field(
+        default=None,
+        description="A request whose prefill has not started after this time is rejected; none lets it wait.",
+    )
+    decision: Duration = Field(default=0, description="Time between a report and the commands that answer it.")
+
+
+class SloLimits(Fields):
+    """What a request must meet to count towards goodput."""
+
+    ttft: DurationLimit = Field(default=None, description="Longest time to first token.")
+    tpot: DurationLimit = Field(default=None, description="Longest mean time between the tokens of a request.")
+
+
+class Metrics(Fields):
+    """How results are measured."""
+
+    first_token: Literal["prefill", "decode"] = Field(
+        default="prefill",
+        description="When the first token reaches the client: when prefill has computed it, or when the decode worker "
+        "has the KV cache.",
+    )
+
+
+class Document(Fields):
+    """One scenario without its variants: the world, the scheduler's choices and the load."""
+
+    name: Text = Field(default="scenario", description="Name in reports; the file's name if it is missing.")
+    description: Text | None = Field(default=None, description="What the scenario is about.")
+    seed: Annotated[int, Field(strict=True, ge=0)] = Field(default=1, description="Seed of everything that is drawn.")
+    model: Annotated[ModelFields, PresetOr("model")] = Field(description="A preset's name, or a mapping.")
+    cache: Cache = Field(default=Cache(), description="The paged KV cache.")
+    workers: Annotated[dict[Name, Pool], Field(min_length=1)] = Field(description="Pools of equal workers by name.")
+    network: Network = Field(default=Network(), description="What lies between the NICs.")
+    transfer: Transfer = Field(default=Transfer(), description="How KV cache moves.")
+    scheduling: Scheduling = Field(default=Scheduling(), description="Choices of the scheduler.")
+    workload: Workload = Field(description="What clients ask for.")
+    slo: SloLimits = Field(default=SloLimits(), description="Service level objectives.")
+    metrics: Metrics = Field(default=Metrics(), description="How results are measured.")
+
+
+class ScenarioFile(Document):
+    """A scenario file."""
+
+    variants: dict[VariantName, dict[str, Any] | None] | None = Field(
+        default=None,
+        description="Named changes, each merged over the rest of the file: nested mappings or dotted keys "
+        "(transfer.mode: push). null removes a key. Without variants the file is one variant called base.",
+    )

@@ -1,0 +1,47 @@
+"""What a scenario file comes to: frozen values in base units, which studies run without reading a file again."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kvsim.core.cluster import ClusterSpec
+from kvsim.sim.hardware import Hardware
+from kvsim.workload.spec import WorkloadSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """Limits that a request must keep to count towards goodput. None sets no limit."""
+
+    ttft_ns: int | None
+    tpot_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One world to run: cluster, hardware and load, and how it is judged.
+
+    ``first_token`` says when the first token counts as given to the client: when prefill has computed it, or when the
+    decode worker has the KV cache.
+    """
+
+    name: str
+    cluster: ClusterSpec
+    hardware: Hardware
+    workload: WorkloadSpec
+    slo: Slo
+    first_token: Literal["prefill", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A scenario file with all its variants, in the order of the file.
+
+    ``document`` is the same as a mapping that can be written as YAML: defaults filled in, presets expanded, quantities
+    with units. Loaded again it gives the same variants.
+    """
+
+    path: str
+    name: str
+    seed: int
+    variants: tuple[Variant, ...]
+    document: dict[str, Any]

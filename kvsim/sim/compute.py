@@ -1,0 +1,215 @@
+"""How long one step of a transformer takes on one worker: a roofline for each class of kernels.
+
+A class takes as long as the slower of its arithmetic and its memory traffic, each at the share of the datasheet figure
+that kernels reach (roofline model: Williams, Waterman and Patterson, CACM 52(4), 2009). Classes run one after the
+other. All figures are per GPU of a tensor-parallel worker (Megatron partition: Shoeybi et al., arXiv 1909.08053).
+
+Seconds are floats inside this module. They become integer femtoseconds once, rounded to the nearest, and a step's
+nanoseconds are the floor of the sum of those. It must not know requests, blocks or time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from kvsim.core.messages import FEMTOSECONDS_PER_NS
+from kvsim.sim.hardware import GpuSpec, ModelShape
+
+_FEMTOSECONDS_PER_S = 10**15
+
+
+@dataclass(frozen=True, slots=True)
+class StepCosts:
+    """Seconds of one step by class of kernels, all layers together. ``overhead_s`` is launches and the step's own."""
+
+    qkv_s: float
+    attention_output_s: float
+    router_s: float
+    mlp_s: float
+    prompt_attention_s: float
+    decode_attention_s: float
+    activations_s: float
+    embedding_s: float
+    lm_head_s: float
+    collectives_s: float
+    overhead_s: float
+
+    @property
+    def gemm_s(self) -> float:
+        """All matrix products with weights."""
+        return self.qkv_s + self.attention_output_s + self.router_s + self.mlp_s + self.lm_head_s
+
+    @property
+    def attention_s(self) -> float:
+        """The attention of prompts and of decodes."""
+        return self.prompt_attention_s + self.decode_attention_s
+
+    @property
+    def total_s(self) -> float:
+        """The whole step."""
+        others_s = self.activations_s + self.embedding_s + self.collectives_s + self.overhead_s
+        return self.gemm_s + self.attention_s + others_s
+
+
+class StepModel:
+    """Step durations of ``model`` on ``tensor_parallel`` GPUs of one kind. ``tensor_parallel`` divides the heads.
+
+    Where a dimension does not divide evenly, the widest shard counts, for all wait for it. With more GPUs than KV heads
+    each GPU holds one whole KV head, some of them copies.
+    """
+
+    def __init__(self, model: ModelShape, gpu: GpuSpec, tensor_parallel: int) -> None:
+        assert tensor_parallel >= 1, tensor_parallel
+        assert model.heads % tensor_parallel == 0, (model.heads, tensor_parallel)
+        assert 1 <= model.experts_active <= model.experts, (model.experts_active, model.experts)
+        self._model = model
+        self._gpu = gpu
+        self._ranks = tensor_parallel
+        self._query_width = model.heads // tensor_parallel * model.head_dim
+        self._kv_width = _div_ceil(model.kv_heads, tensor_parallel) * model.head_dim  # of K; V is as wide
+        self._intermediate = _div_ceil(model.intermediate, tensor_parallel)
+        self._vocabulary = _div_ceil(model.vocabulary, tensor_parallel)
+        self._gemm_flops_per_s = gpu.flops_per_s * gpu.gemm_efficiency
+        self._memory_bytes_per_s = gpu.memory_bytes_per_s * gpu.memory_efficiency
+        self._activation_bytes = self._activation_bytes_per_token_and_layer()
+        self._fs_per_context_token = _femtoseconds(self._decode_attention_s(1))
+        self._decode_fs: dict[int, tuple[int, int]] = {}
+
+    def prefill_ns(self, chunks: Sequence[tuple[int, int]], decode_requests: int, decode_context_tokens: int) -> int:
+        """Nanoseconds of one step over chunks of prompts and one token for each of ``decode_requests``.
+
+        ``chunks`` holds (start token, tokens); ``decode_context_tokens`` is the number of tokens that the decoding
+        requests attend to, all together, the new ones included.
+        """
+        base_fs = _femtoseconds(self._without_attention(chunks, decode_requests).total_s)
+        prompt_fs = _femtoseconds(self._prompt_attention_s(chunks))
+        return (base_fs + prompt_fs + self._fs_per_context_token * decode_context_tokens) // FEMTOSECONDS_PER_NS
+
+    def decode_fs(self, batch_requests: int) -> tuple[int, int]:
+        """(base_fs, fs_per_context_token) of a decode step over ``batch_requests`` requests.
+
+        With S tokens of context in the whole batch, the new ones included, the step takes
+        ``(base_fs + fs_per_context_token * S) // 10**6`` ns; ``prefill_ns`` without chunks answers the same.
+        """
+        known = self._decode_fs.get(batch_requests)
+        if known is None:
+            base_fs = _femtoseconds(self._without_attention((), batch_requests).total_s)
+            known = (base_fs, self._fs_per_context_token)
+            self._decode_fs[batch_requests] = known
+        return known
+
+    def breakdown_prefill(
+        self, chunks: Sequence[tuple[int, int]], decode_requests: int, decode_context_tokens: int
+    ) -> StepCosts:
+        """The same step as ``prefill_ns`` in seconds by class of kernels."""
+        return replace(
+            self._without_attention(chunks, decode_requests),
+            prompt_attention_s=self._prompt_attention_s(chunks),
+            decode_attention_s=self._decode_attention_s(decode_context_tokens),
+        )
+
+    def _without_attention(self, chunks: Sequence[tuple[int, int]], decode_requests: int) -> StepCosts:
+        """Everything that depends on the tokens of the step but not on their contexts.
+
+        The LM head runs on one row per request, its last token: also that of a prompt that goes on in a later step,
+        whose logits engines such as vLLM compute and drop.
+        """
+        tokens = sum(chunk_tokens for _, chunk_tokens in chunks) + decode_requests
+        assert tokens > 0, "a step without tokens"
+        model, layers = self._model, self._model.layers
+        # Embedding: one row is read and one written per token.
+        embedding_s = 2 * tokens * model.hidden * model.dtype_bytes / self._memory_bytes_per_s
+        return StepCosts(
+            qkv_s=layers * self._gemm_s(tokens, model.hidden, self._query_width + 2 * self._kv_width),
+            attention_output_s=layers * self._gemm_s(tokens, self._query_width, model.hidden),
+            router_s=layers * self._gemm_s(tokens, model.hidden, model.experts) if model.experts > 1 else 0.0,
+            mlp_s=layers * self._mlp_s(tokens),
+            prompt_attention_s=0.0,
+            decode_attention_s=0.0,
+            activations_s=layers * tokens * self._activation_bytes / self._memory_bytes_per_s,
+            embedding_s=embedding_s,
+            lm_head_s=self._gemm_s(len(chunks) + decode_requests, model.hidden, self._vocabulary),
+            collectives_s=layers * 2 * self._all_reduce_s(tokens),
+            overhead_s=(layers * self._gpu.launch_ns + self._gpu.step_ns) / 1e9,
+        )
+
+    def _gemm_s(self, rows: int, inputs: int, outputs: int, matrices: float = 1.0) -> float:
+        """Roofline of a matrix product: (rows x inputs) by (inputs x outputs).
+
+        2 * rows * inputs * outputs FLOPs (a multiplication and an addition each); the weights of ``matrices`` matrices
+        (the rows are spread over them), the input and the output pass memory once.
+        """
+        flops = 2 * rows * inputs * outputs
+        size_bytes = self._model.dtype_bytes * (matrices * inputs * outputs + rows * (inputs + outputs))
+        return max(flops / self._gemm_flops_per_s, size_bytes / self._memory_bytes_per_s)
+
+    def _mlp_s(self, tokens: int) -> float:
+        """Gated MLP (gate and up as one product, then down); with experts, each token passes ``experts_active``.
+
+        Weights are read of the experts that any token picks. Under uniform routing a token misses a given expert with
+        probability 1 - k/E, so E * (1 - (1 - k/E)**tokens) of E experts are expected to be touched. Dense is E = k = 1.
+        """
+        model = self._model
+        touched = model.experts * (1.0 - (1.0 - model.experts_active / model.experts) ** tokens)
+        rows = tokens * model.experts_active
+        gate_and_up_s = self._gemm_s(rows, model.hidden, 2 * self._intermediate, touched)
+        return gate_and_up_s + self._gemm_s(rows, self._intermediate, model.hidden, touched)
+
+    def _attention_s(self, scores: int, kv_tokens: int) -> float:
+        """Attention of all layers over ``scores`` pairs (query token, attended token), reading ``kv_tokens`` of KV.
+
+        FLOPs: 2 * head_dim per head and pair for the scores and as many for the weighted sum of V, together
+        4 * heads * head_dim (Narayanan et al., arXiv 2104.04473, appendix; Dao, arXiv 2307.08691, section 4.1). Bytes:
+        K and V of the attended tokens, once, at the bandwidth that decode attention reaches.
+        """
+        gpu, model = self._gpu, self._model
+        flops = 4 * self._query_width * scores
+        size_bytes = 2 * self._kv_width * model.kv_dtype_bytes * kv_tokens
+        compute_s = flops / (gpu.flops_per_s * gpu.prefill_attention_efficiency)
+        memory_s = size_bytes / (gpu.memory_bytes_per_s * gpu.decode_attention_efficiency)
+        return model.layers * max(compute_s, memory_s)
+
+    def _prompt_attention_s(self, chunks: Sequence[tuple[int, int]]) -> float:
+        """Causal attention: token j of a chunk (from 0) attends to ``start_token + j + 1`` tokens."""
+        return sum(
+            self._attention_s(tokens * start + tokens * (tokens + 1) // 2, start + tokens) for start, tokens in chunks
+        )
+
+    def _decode_attention_s(self, context_tokens: int) -> float:
+        """One query token per request: as many pairs as tokens read, so the cost is linear in the total context."""
+        return self._attention_s(context_tokens, context_tokens)
+
+    def _activation_bytes_per_token_and_layer(self) -> int:
+        """Memory traffic of what is neither GEMM nor KV read, with the usual fusions.
+
+        Two norms with residual addition (read and write the value and the residual); rotation of Q and K and the KV
+        write (read and write Q, K, V); attention reads Q and writes its output; the gate (read two, write one); with
+        experts, the sum over the active ones.
+        """
+        model = self._model
+        active = model.experts_active
+        elements = 2 * 4 * model.hidden
+        elements += 2 * (self._query_width + 2 * self._kv_width)
+        elements += 2 * self._query_width
+        elements += 3 * active * self._intermediate
+        elements += (active + 1) * model.hidden if model.experts > 1 else 0
+        return elements * model.dtype_bytes
+
+    def _all_reduce_s(self, tokens: int) -> float:
+        """Ring all-reduce of the hidden states: each GPU sends and receives 2 * (n - 1) / n of them.
+
+        Patarasuk and Yuan, J. Parallel Distrib. Comput. 69(2), 2009; it is also how nccl-tests defines bus bandwidth.
+        A layer has two: behind the attention output and behind the MLP (Shoeybi et al., section 3).
+        """
+        if self._ranks == 1:
+            return 0.0
+        size_bytes = tokens * self._model.hidden * self._model.dtype_bytes
+        sent_bytes = 2 * (self._ranks - 1) / self._ranks * size_bytes
+        return sent_bytes / self._gpu.collective_bytes_per_s + self._gpu.collective_latency_ns / 1e9
+
+
+def _femtoseconds(seconds: float) -> int:
+    return round(seconds * _FEMTOSECONDS_PER_S)
+
+
+def _div_ceil(dividend: int, divisor: int) -> int:
+    return -(-dividend // divisor)

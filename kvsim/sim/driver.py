@@ -1,0 +1,164 @@
+"""Drives the scheduler in SimPy: reports of one instant in, commands out, each carried out once.
+
+All that happens at one instant is collected and handed over in one call, after everything else that is due then. The
+driver must not decide anything; what it knows beyond the core (durations, true output lengths) it never tells it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import assert_never
+
+import simpy
+
+from kvsim.core.cluster import ClusterSpec
+from kvsim.core.messages import (
+    AssignBlocks,
+    Command,
+    CutDecode,
+    DeadlineReached,
+    Event,
+    FinishRequest,
+    ReleaseBlocks,
+    Request,
+    RequestArrived,
+    RequestId,
+    RunDecode,
+    RunPrefill,
+    StartTransfer,
+    TransferDone,
+    TransferId,
+    TransferReleased,
+)
+from kvsim.core.scheduler import Scheduler
+from kvsim.sim.compute import StepModel
+from kvsim.sim.gpu import SimulatedWorker
+from kvsim.sim.hardware import Hardware
+from kvsim.sim.network import Network
+from kvsim.sim.timer import EndOfInstant, call_after
+from kvsim.sim.transfers import TransferEngine
+from kvsim.sim.truth import Truth
+from kvsim.workload import Workload
+
+Observer = Callable[[int, Sequence[Event], Sequence[Command]], None]
+"""Is shown every call of ``handle``: ``(now_ns, events, commands)``."""
+
+OUTPUT_TOKENS_UNLIMITED = 1 << 40
+
+
+class Simulation:
+    """One run of one cluster on one workload. ``observers`` see each call of the scheduler as it happens."""
+
+    def __init__(
+        self, cluster: ClusterSpec, hardware: Hardware, workload: Workload, observers: Sequence[Observer] = ()
+    ) -> None:
+        self.scheduler = Scheduler(cluster)
+        self.events_total = 0
+        self.finished = 0
+        self._env = simpy.Environment()
+        self._workload = workload
+        self._observers = tuple(observers)
+        self._decision_ns = hardware.decision_ns
+        truth = Truth(workload.prompt_tokens, workload.output_tokens)
+        self._transfers = TransferEngine(self._env, Network(self._env, hardware), hardware)
+        self._workers = [
+            SimulatedWorker(
+                self._env,
+                spec.id,
+                StepModel(hardware.model, facts.gpu, facts.tensor_parallel),
+                cluster.kv.layers,
+                truth,
+                self._report,
+            )
+            for spec, facts in zip(cluster.workers, hardware.workers, strict=True)
+        ]
+        self._inbox: list[Event] = []
+        self._deadline_ns: int | None = None
+        self._over = self._env.event()
+        self._arrivals_ns: list[int] = workload.arrival_ns.tolist()
+        self._arrived = 0
+
+    @property
+    def now_ns(self) -> int:
+        """The simulated instant."""
+        return int(self._env.now)
+
+    def run(self) -> None:
+        """Run until every request has finished or was rejected and everything that it held is free again."""
+        if not self._arrivals_ns:
+            return
+        self._await_arrival()
+        try:
+            self._env.run(until=self._over)
+        except RuntimeError as error:
+            if self._over.triggered:
+                raise
+            waiting = self._arrived - self.finished
+            raise AssertionError(f"deadlock at {self.now_ns} ns: {waiting} requests wait for nothing") from error
+        self.scheduler.check()
+
+    def _await_arrival(self) -> None:
+        call_after(self._env, self._arrivals_ns[self._arrived] - self.now_ns, self._arrive)
+
+    def _arrive(self) -> None:
+        """Report every request of this instant, then wait for the next."""
+        workload = self._workload
+        limit = workload.output_tokens_max or OUTPUT_TOKENS_UNLIMITED
+        while self._arrived < len(self._arrivals_ns) and self._arrivals_ns[self._arrived] == self.now_ns:
+            request = RequestId(self._arrived)
+            self._report(RequestArrived(Request(request, int(workload.prompt_tokens[request]), limit)))
+            self._arrived += 1
+        if self._arrived < len(self._arrivals_ns):
+            self._await_arrival()
+
+    def _report(self, event: Event) -> None:
+        if not self._inbox:
+            EndOfInstant(self._env, self._dispatch)
+        self._inbox.append(event)
+
+    def _dispatch(self) -> None:
+        """The one place where the scheduler is called."""
+        events, self._inbox = self._inbox, []
+        now_ns = self.now_ns
+        commands = self.scheduler.handle(now_ns, events)
+        self.events_total += len(events)
+        for observe in self._observers:
+            observe(now_ns, events, commands)
+        if self._decision_ns:
+            call_after(self._env, self._decision_ns, lambda: self._carry_out(commands))
+        else:
+            self._carry_out(commands)
+        self._await_deadline()
+
+    def _carry_out(self, commands: Sequence[Command]) -> None:
+        for command in commands:
+            match command:
+                case RunDecode():
+                    self._workers[command.worker].run_decode(command)
+                case CutDecode():
+                    self._workers[command.worker].cut_decode(command.run)
+                case RunPrefill():
+                    self._workers[command.worker].run_prefill(command)
+                case StartTransfer():
+                    self._transfers.start(command, self._transfer_done, self._transfer_released)
+                case ReleaseBlocks():
+                    self._workers[command.worker].release(command.request)
+                case AssignBlocks():
+                    pass  # the blocks of a simulated worker hold no bytes
+                case FinishRequest():
+                    self.finished += 1
+                case _:
+                    assert_never(command)
+        if self.finished == len(self._arrivals_ns) and not self.scheduler.requests_live and not self._over.triggered:
+            self._over.succeed()
+
+    def _transfer_done(self, transfer: TransferId) -> None:
+        self._report(TransferDone(transfer))
+
+    def _transfer_released(self, transfer: TransferId) -> None:
+        self._report(TransferReleased(transfer))
+
+    def _await_deadline(self) -> None:
+        """Arm a timer for the scheduler's deadline; one that it has dropped meanwhile only asks once too often."""
+        deadline_ns = self.scheduler.deadline_ns
+        if deadline_ns is not None and deadline_ns != self._deadline_ns:
+            self._deadline_ns = deadline_ns
+            call_after(self._env, deadline_ns - self.now_ns, lambda: self._report(DeadlineReached()))

@@ -1,0 +1,119 @@
+"""What the simulator knows about hardware and model, and the scheduler does not: rates, latencies, efficiencies.
+
+Frozen values in base units (bytes, bytes/s, FLOP/s, integer ns). Scenario files and presets are turned into these by
+``kvsim.scenario``; ``kvsim.sim.compute`` and ``kvsim.sim.network`` turn them into durations. No defaults live here:
+every number comes from a preset (with its source) or from the scenario.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """A decoder-only transformer. Dense: ``experts == experts_active == 1``.
+
+    ``intermediate`` is the width of one expert's (or the dense) gated MLP: three matrices hidden x intermediate.
+    ``dtype_bytes`` is the size of a weight and of an activation, ``kv_dtype_bytes`` that of a KV cache element.
+    """
+
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    experts: int
+    experts_active: int
+    tied_embeddings: bool
+    dtype_bytes: int
+    kv_dtype_bytes: int
+    context_tokens_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSpec:
+    """Datasheet figures and the share of them that kernels reach. ``*_efficiency`` are fractions in (0, 1].
+
+    ``collective_bytes_per_s`` is the bus bandwidth of one GPU in a tensor-parallel all-reduce and
+    ``collective_latency_ns`` its latency; ``launch_ns`` is the host and launch overhead of one layer, ``step_ns`` that
+    of one step (scheduler, sampling, input preparation).
+    """
+
+    name: str
+    flops_per_s: float
+    memory_bytes: int
+    memory_bytes_per_s: float
+    gemm_efficiency: float
+    prefill_attention_efficiency: float
+    decode_attention_efficiency: float
+    memory_efficiency: float
+    collective_bytes_per_s: float
+    collective_latency_ns: int
+    launch_ns: int
+    step_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class NicSpec:
+    """One RDMA NIC port, full duplex: ``rate_bytes_per_s`` each way, after protocol overhead.
+
+    ``latency_ns``: one way, an empty message. ``operation_ns``: the initiator's cost to post one work request; posts of
+    one NIC are serial. ``messages_per_s``: what the NIC can process each way. ``reads_outstanding_max``: RDMA READs in
+    flight per NIC (per-queue-pair limit x queue pairs).
+    """
+
+    name: str
+    rate_bytes_per_s: float
+    latency_ns: int
+    operation_ns: int
+    messages_per_s: float
+    reads_outstanding_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHardware:
+    """Hardware of the worker with the same index in ``ClusterSpec.workers``. ``nics`` NICs serve the whole worker and
+    its traffic is striped over them evenly. ``uplink`` names the shared link between its network segment and the
+    rest."""
+
+    gpu: GpuSpec
+    tensor_parallel: int
+    nic: NicSpec
+    nics: int
+    uplink: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UplinkSpec:
+    """A shared, full-duplex link that joins one network segment to the others."""
+
+    name: str
+    rate_bytes_per_s: float
+    latency_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessageSpec:
+    """Costs of the two-sided baseline: the rendezvous before each transfer takes ``handshakes`` round trips plus
+    ``handshake_ns`` of software; gather and scatter run at ``pack_efficiency`` of half the GPU's memory bandwidth
+    (each byte is read and written once)."""
+
+    handshakes: int
+    handshake_ns: int
+    pack_efficiency: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """The simulated world beside its ``ClusterSpec``. ``workers[i]`` belongs to ``ClusterSpec.workers[i]``.
+
+    ``decision_ns``: time between a report and the commands that answer it.
+    """
+
+    model: ModelShape
+    workers: tuple[WorkerHardware, ...]
+    uplinks: tuple[UplinkSpec, ...]
+    message: MessageSpec
+    decision_ns: int

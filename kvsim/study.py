@@ -1,0 +1,249 @@
+"""Run every variant of a scenario and keep what came of it in a run folder.
+
+What the command line does is a call here that returns values: ``run_scenario`` writes a folder and returns it,
+``simulate`` runs one variant in memory. This module must not decide what is printed.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kvsim.errors import RunFolderError, ScenarioError
+from kvsim.metrics import Collector, RunColumns, summarise, write_requests_parquet, write_workers_parquet
+from kvsim.record import RECORD_SUFFIX, RecordWriter, read_header, read_records
+from kvsim.scenario import Scenario, Variant, check_fits, dump_resolved
+from kvsim.sim.driver import Observer, Simulation
+from kvsim.version import VERSION
+from kvsim.workload import Workload, generate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUMMARY, SCENARIO, REQUESTS, WORKERS = "summary.json", "scenario.yaml", "requests.parquet", "workers.parquet"
+REPORT, TIMELINE, RECORDS, FIGURES = "report.html", "trace.json", "records", "figures"
+
+Advance = Callable[[int, int, str], None]
+"""Is told how far a run is: requests finished in all variants so far, requests of all variants, the variant's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class VariantResult:
+    """One variant, simulated. ``summary`` is what ``summary.json`` holds for it."""
+
+    variant: Variant
+    columns: RunColumns
+    summary: dict[str, Any]
+    simulator_events: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A finished run on disk. Tables are read when they are asked for."""
+
+    path: Path
+    summary: dict[str, Any]
+
+    @property
+    def requests(self) -> "pd.DataFrame":
+        """One row a request and variant; instants are nullable integer nanoseconds."""
+        import pandas as pd  # noqa: PLC0415  # heavy
+
+        return pd.read_parquet(self.path / REQUESTS)
+
+    @property
+    def workers(self) -> "pd.DataFrame":
+        """Time series of every worker and variant."""
+        import pandas as pd  # noqa: PLC0415  # heavy
+
+        return pd.read_parquet(self.path / WORKERS)
+
+    @property
+    def scenario(self) -> str:
+        """The fully resolved scenario as YAML."""
+        return (self.path / SCENARIO).read_text(encoding="utf-8")
+
+    @property
+    def records(self) -> dict[str, Path]:
+        """Record files by variant, in the order of the scenario; empty if the run was not recorded."""
+        files = {name: self.path / RECORDS / f"{name}{RECORD_SUFFIX}" for name in self.summary["variants"]}
+        return {name: file for name, file in files.items() if file.is_file()}
+
+
+def load_run(path: Path | str) -> RunFolder:
+    """Open a run folder. Raises RunFolderError if it is none."""
+    folder = Path(path)
+    try:
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunFolderError(f"{folder}: no run folder: it holds no {SUMMARY}") from None
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{folder / SUMMARY}: cannot be read: {error}") from error
+    if not isinstance(summary, dict) or not isinstance(summary.get("variants"), dict):
+        raise RunFolderError(f"{folder / SUMMARY}: this is no summary of a kvsim run")
+    return RunFolder(folder, summary)
+
+
+def link_rates(variant: Variant) -> list[float]:
+    """Bytes per second that each worker's NICs carry one way."""
+    return [worker.nics * worker.nic.rate_bytes_per_s for worker in variant.hardware.workers]
+
+
+def workload_of(scenario: Scenario, variant: Variant) -> Workload:
+    """The requests of a variant. The same seed gives the same arrivals to every variant. Raises ScenarioError if a
+    request can never be served, TraceError if a trace cannot be read."""
+    workload = generate(variant.workload, scenario.seed)
+    problems = check_fits(variant, workload, scenario.path)
+    if problems:
+        raise ScenarioError(tuple(problems))
+    return workload
+
+
+def simulate(variant: Variant, workload: Workload, observers: tuple[Observer, ...] = ()) -> VariantResult:
+    """Simulate one variant in memory. ``observers`` see every call of the scheduler."""
+    collector = Collector(variant.cluster)
+    simulation = Simulation(variant.cluster, variant.hardware, workload, (collector.observe, *observers))
+    simulation.run()
+    columns = collector.finish()
+    summary = summarise(
+        columns,
+        variant.cluster,
+        link_rates(variant),
+        slo_ttft_ns=variant.slo.ttft_ns,
+        slo_tpot_ns=variant.slo.tpot_ns,
+        first_token=variant.first_token,
+    )
+    summary["notes"] = list(workload.notes)
+    return VariantResult(variant, columns, summary, simulation.events_total)
+
+
+def run_scenario(
+    scenario: Scenario,
+    out: Path | str,
+    *,
+    record: bool = False,
+    timeline: bool = False,
+    report: bool = True,
+    advance: Advance | None = None,
+) -> RunFolder:
+    """Simulate every variant and write the run folder.
+
+    Everything that a user can have got wrong is found before the first variant starts. If the run is interrupted, the
+    variants that are finished are written all the same, and the interruption goes on.
+    """
+    folder = prepare_folder(Path(out))
+    workloads = {variant.name: workload_of(scenario, variant) for variant in scenario.variants}
+    results: dict[str, VariantResult] = {}
+    with ExitStack() as stack:
+        records = folder / RECORDS
+        if record:
+            records.mkdir(exist_ok=True)
+        elif timeline:
+            records = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        try:
+            total = sum(len(workload) for workload in workloads.values())
+            done = 0
+            for variant in scenario.variants:
+                workload = workloads[variant.name]
+                watch = _watcher(advance, variant.name, done, total)
+                results[variant.name] = _simulate_recorded(
+                    variant, workload, records if record or timeline else None, watch
+                )
+                done += len(workload)
+        finally:
+            if results:
+                run = _write(folder, scenario, results, complete=len(results) == len(scenario.variants))
+        if timeline:
+            _write_timeline(folder, records, tuple(results))
+    if report:
+        write_run_report(run)
+    return run
+
+
+def write_run_report(run: RunFolder) -> None:
+    """Draw the figures and the HTML report of a run folder."""
+    from kvsim.metrics import DEFINITIONS  # noqa: PLC0415
+    from kvsim.report.figures import save_figures  # noqa: PLC0415  # matplotlib and pandas are heavy
+    from kvsim.report.html import write_report  # noqa: PLC0415
+
+    requests, workers = run.requests, run.workers
+    save_figures(run.path / FIGURES, run.summary, requests, workers)
+    definitions = {key: (definition.unit, definition.text) for key, definition in DEFINITIONS.items()}
+    write_report(run.path, run.summary, requests, workers, run.scenario, definitions)
+
+
+def prepare_folder(folder: Path) -> Path:
+    """Make the folder, or take over one of an earlier run and remove that run's files. Raises RunFolderError if it
+    holds something else."""
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"{folder}: is a file; give a folder with --out")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / SUMMARY).is_file():
+        raise RunFolderError(f"{folder}: is not empty and holds no kvsim run; give another folder with --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (SUMMARY, SCENARIO, REQUESTS, WORKERS, REPORT, TIMELINE):
+        (folder / name).unlink(missing_ok=True)
+    for part in (RECORDS, FIGURES):
+        for file in sorted((folder / part).glob("*")):
+            file.unlink()
+    return folder
+
+
+def _simulate_recorded(
+    variant: Variant, workload: Workload, records: Path | None, watch: tuple[Observer, ...]
+) -> VariantResult:
+    if records is None:
+        return simulate(variant, workload, watch)
+    with RecordWriter(records / f"{variant.name}{RECORD_SUFFIX}", variant.name, variant.cluster) as writer:
+        return simulate(variant, workload, (writer.observe, *watch))
+
+
+def _watcher(advance: Advance | None, name: str, done: int, total: int) -> tuple[Observer, ...]:
+    """An observer that counts finished requests and tells ``advance``; none if nobody watches."""
+    if advance is None:
+        return ()
+    from kvsim.core.messages import FinishRequest  # noqa: PLC0415
+
+    tell = advance
+    finished = done
+
+    def watch(_now_ns: int, _events: object, commands: Any) -> None:
+        nonlocal finished
+        ended = sum([type(command) is FinishRequest for command in commands])
+        if ended:
+            finished += ended
+            tell(finished, total, name)
+
+    tell(done, total, name)
+    return (watch,)
+
+
+def _write(folder: Path, scenario: Scenario, results: Mapping[str, VariantResult], *, complete: bool) -> RunFolder:
+    summary: dict[str, Any] = {
+        "scenario": scenario.name,
+        "seed": scenario.seed,
+        "kvsim_version": VERSION,
+        "variants": {name: result.summary for name, result in results.items()},
+    }
+    if not complete:
+        summary["interrupted"] = True
+    (folder / SCENARIO).write_text(dump_resolved(scenario), encoding="utf-8")
+    columns = {name: result.columns for name, result in results.items()}
+    write_requests_parquet(folder / REQUESTS, columns, scenario.variants[0].first_token)
+    write_workers_parquet(folder / WORKERS, columns)
+    # written last: a folder with a summary holds a run
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return RunFolder(folder, summary)
+
+
+def _write_timeline(folder: Path, records: Path, names: tuple[str, ...]) -> None:
+    from kvsim.report.timeline import write_timeline  # noqa: PLC0415
+
+    files = {name: records / f"{name}{RECORD_SUFFIX}" for name in names}
+    write_timeline(
+        folder / TIMELINE,
+        {name: read_records(file) for name, file in files.items()},
+        {name: read_header(file).cluster for name, file in files.items()},
+    )

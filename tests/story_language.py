@@ -1,0 +1,183 @@
+"""The language of the stories in ``tests/stories``: events as text in, commands as text out.
+
+A story begins with one ``cluster`` line. Each line that is not indented is one call of the scheduler, ``at NOW: EVENT;
+EVENT``; the indented lines below it are the commands that it answered with. Lines starting with # are kept.
+"""
+
+import re
+from collections.abc import Iterator
+
+from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, WorkerSpec
+from kvsim.core.messages import (
+    AssignBlocks,
+    BlockRuns,
+    Command,
+    CutDecode,
+    DeadlineReached,
+    DecodeAdvanced,
+    Event,
+    FinishRequest,
+    LayersReady,
+    PrefillDone,
+    ReleaseBlocks,
+    Request,
+    RequestArrived,
+    RequestId,
+    RunDecode,
+    RunId,
+    RunPrefill,
+    StartTransfer,
+    TransferDone,
+    TransferId,
+    TransferReleased,
+    WorkerId,
+)
+from kvsim.core.scheduler import Scheduler
+
+UNLIMITED = 1 << 30
+LETTERS = {"p": "prefill", "d": "decode", "c": "colocated"}
+
+
+def tell_story(text: str) -> str:
+    """The story with its transcript written anew."""
+    lines: list[str] = []
+    scheduler: Scheduler | None = None
+    names: dict[str, WorkerId] = {}
+    for line in text.splitlines():
+        if line.startswith("    "):
+            continue
+        lines.append(line)
+        if line.startswith("cluster "):
+            cluster = read_cluster(line)
+            names = {worker.name: worker.id for worker in cluster.workers}
+            scheduler = Scheduler(cluster)
+        elif line.startswith("at "):
+            assert scheduler is not None, "a story begins with a cluster"
+            now, events = re.fullmatch(r"at (\d+): (.*)", line).groups()  # type: ignore[union-attr]
+            commands = scheduler.handle(int(now), [read_event(event.split(), names) for event in events.split(";")])
+            lines += [f"    {show(command, list(names))}" for command in commands] or ["    nothing"]
+            scheduler.check()
+        else:
+            assert not line or line.startswith("#"), f"what is {line!r}?"
+    assert scheduler is not None
+    assert scheduler.requests_live == 0, f"the story ends with {scheduler.requests_live} requests in flight"
+    return "\n".join(lines) + "\n"
+
+
+def read_cluster(line: str) -> ClusterSpec:
+    """``cluster pull p=1x8 d=2x16 key=value ...``: workers as count x blocks."""
+    _, mode, *words = line.split()
+    values = dict(word.split("=") for word in words)
+    workers: list[WorkerSpec] = []
+    for letter, role in LETTERS.items():
+        count, blocks = (int(part) for part in values.pop(letter, "0x0").split("x"))
+        workers += [worker(len(workers) + index, f"{letter}{index}", role, blocks, values) for index in range(count)]
+    layers = int(values.get("layers", 4))
+    kv = KvSpec(layers=layers, kv_heads=1, head_dim=1, dtype_bytes=1, block_tokens=int(values.get("block_tokens", 4)))
+    wait = values.get("wait_max")
+    policy = PolicySpec(
+        transfer_mode=mode,  # type: ignore[arg-type]
+        layers_per_group=int(values.get("group", 2)),
+        steps_max=int(values.get("steps_max", 16)),
+        prefill_placement=values.get("placement", "least_loaded"),  # type: ignore[arg-type]
+        prefill_wait_max_ns=int(wait) if wait else None,
+    )
+    return ClusterSpec(kv, tuple(workers), policy)
+
+
+def worker(number: int, name: str, role: str, blocks: int, values: dict[str, str]) -> WorkerSpec:
+    return WorkerSpec(
+        id=WorkerId(number),
+        name=name,
+        role=role_of(role),
+        tensor_parallel=1,
+        kv_blocks=blocks,
+        batch_requests_max=int(values.get("requests_max", 8)),
+        batch_tokens_max=int(values.get("tokens_max", 64)),
+        watermark_blocks=int(values.get("watermark", 0)),
+    )
+
+
+def role_of(role: str) -> Role:
+    assert role in ("prefill", "decode", "colocated")
+    return role  # type: ignore[return-value]
+
+
+def read_event(words: list[str], names: dict[str, WorkerId]) -> Event:
+    """``arrive r0 prompt=9 max=4``, ``layers p0 run0 2``, ``prefilled p0 run0 [last r0,r1]``, ``decoded d0 run1 3
+    [last r0]``, ``arrived t0``, ``released t0``, ``deadline``."""
+    match words:
+        case ["arrive", request, prompt, *rest]:
+            limit = number(rest[0]) if rest else UNLIMITED
+            return RequestArrived(Request(RequestId(number(request)), number(prompt), limit))
+        case ["layers", name, run, layers]:
+            return LayersReady(names[name], RunId(number(run)), int(layers))
+        case ["prefilled", name, run, *rest]:
+            return PrefillDone(names[name], RunId(number(run)), last_of(rest))
+        case ["decoded", name, run, steps, *rest]:
+            return DecodeAdvanced(names[name], RunId(number(run)), int(steps), 1_000_000, 0, True, last_of(rest))
+        case ["arrived", transfer]:
+            return TransferDone(TransferId(number(transfer)))
+        case ["released", transfer]:
+            return TransferReleased(TransferId(number(transfer)))
+        case ["deadline"]:
+            return DeadlineReached()
+        case _:
+            raise AssertionError(f"what event is {' '.join(words)!r}?")
+
+
+def last_of(words: list[str]) -> tuple[RequestId, ...]:
+    return tuple(RequestId(number(request)) for request in words[1].split(",")) if words else ()
+
+
+def number(word: str) -> int:
+    return int(re.sub(r"^[a-z]+=?", "", word))
+
+
+def show(command: Command, names: list[str]) -> str:
+    """One line for a command."""
+    match command:
+        case AssignBlocks(worker, request, blocks):
+            return f"{names[worker]} gives r{request} blocks {runs(blocks)}"
+        case ReleaseBlocks(worker, request):
+            return f"{names[worker]} frees r{request}"
+        case RunPrefill():
+            return " ".join(prefill_words(command, names))
+        case RunDecode(worker, run, batch, steps_max, spare):
+            promised = f", spare {runs(spare)}" if spare else ""
+            return f"{names[worker]} decodes {each(batch)} up to {steps_max} steps, run{run}{promised}"
+        case CutDecode(worker, run):
+            return f"{names[worker]} cuts run{run}"
+        case StartTransfer():
+            layers = f"layers {command.first_layer}..{command.first_layer + command.layers - 1}"
+            ends = f"{names[command.source]} {runs(command.source_blocks)} -> {names[command.target]} "
+            last = ", the last" if command.last else ""
+            return (
+                f"{command.kind} t{command.transfer} of r{command.request}: {ends}{runs(command.target_blocks)}, {layers}, "
+                f"{command.size_bytes} B in {command.operations}{last}"
+            )
+        case FinishRequest(request, why):
+            return f"r{request} ends: {why}"
+
+
+def prefill_words(command: RunPrefill, names: list[str]) -> Iterator[str]:
+    yield f"{names[command.worker]} prefills"
+    yield ", ".join(
+        f"r{chunk.request}[{chunk.start_token}:{chunk.start_token + chunk.tokens}]" for chunk in command.chunks
+    )
+    yield f"to complete {each(command.completes)}" if command.completes else "to complete none"
+    if command.decoding:
+        yield f"beside {each(command.decoding)}"
+    if command.spare_blocks:
+        yield f"spare {runs(command.spare_blocks)}"
+    yield f"run{command.run}"
+    if command.announce_layers:
+        yield f"announcing every {command.announce_layers} layers"
+
+
+def each(requests: tuple[RequestId, ...]) -> str:
+    return " ".join(f"r{request}" for request in requests)
+
+
+def runs(blocks: BlockRuns) -> str:
+    return "+".join(f"{first}..{first + count - 1}" if count > 1 else str(first) for first, count in blocks)

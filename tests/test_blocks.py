@@ -1,0 +1,117 @@
+"""Block pools: allocation by table, growth that agrees with what was promised, and the conservation law."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvsim.core.blocks import BlockPool
+from kvsim.core.cluster import Allocation
+from kvsim.core.messages import BlockRuns, RequestId
+
+A, B, C, D = (RequestId(request) for request in range(4))
+
+
+def ids(runs: BlockRuns) -> list[int]:
+    return [block for first, blocks in runs for block in range(first, first + blocks)]
+
+
+def test_first_fit_takes_the_lowest_run_that_holds_all_blocks() -> None:
+    pool = BlockPool(10, "first_fit")
+    assert pool.assign(A, 2) == ((0, 2),)
+    assert pool.assign(B, 2) == ((2, 2),)
+    assert pool.assign(C, 2) == ((4, 2),)
+    pool.release(A)
+    assert pool.assign(D, 3) == ((6, 3),), "the hole of two blocks is too small for three"
+    assert pool.assign(A, 2) == ((0, 2),), "and is taken by the next two"
+
+
+def test_first_fit_splits_a_request_only_where_no_run_is_long_enough() -> None:
+    pool = BlockPool(6, "first_fit")
+    for request in (A, B, C):
+        pool.assign(request, 2)
+    pool.release(A)
+    pool.release(C)
+    assert pool.assign(D, 3) == ((0, 2), (4, 1))
+
+
+def test_freed_neighbours_merge_into_one_run() -> None:
+    pool = BlockPool(6, "first_fit")
+    for request in (A, B, C):
+        pool.assign(request, 2)
+    for request in (A, C, B):
+        pool.release(request)
+    assert pool.assign(D, 6) == ((0, 6),)
+
+
+@pytest.mark.parametrize("blocks_total", [7, 64, 1000, 4096])
+def test_scattered_hands_out_every_block_once_and_no_two_neighbours_in_a_row(blocks_total: int) -> None:
+    taken = ids(BlockPool(blocks_total, "scattered").assign(A, blocks_total))
+    assert sorted(taken) == list(range(blocks_total))
+    assert all(second != first + 1 for first, second in pairwise(taken))
+
+
+@pytest.mark.parametrize("allocation", ["first_fit", "scattered"])
+def test_growth_takes_exactly_the_blocks_that_were_promised_in_their_order(allocation: Allocation) -> None:
+    pool = BlockPool(20, allocation)
+    for request, blocks in ((A, 3), (B, 5), (C, 4)):
+        pool.assign(request, blocks)
+    pool.release(B)
+    promised = ids(pool.peek(7))
+    grown = []
+    for request in (A, C, A, A, C, A, C):
+        before = ids(pool.table(request))
+        pool.grow(request)
+        grown += ids(pool.table(request))[len(before) :]
+    assert grown == promised
+    pool.check()
+
+
+def test_growth_next_to_the_last_block_extends_its_run() -> None:
+    pool = BlockPool(4, "first_fit")
+    pool.assign(A, 2)
+    pool.grow(A)
+    assert pool.table(A) == ((0, 3),)
+
+
+def test_more_blocks_than_are_free_is_a_broken_invariant() -> None:
+    pool = BlockPool(4, "first_fit")
+    pool.assign(A, 3)
+    with pytest.raises(AssertionError, match="2 blocks wanted by request 1, 1 free"):
+        pool.assign(B, 2)
+    with pytest.raises(AssertionError, match="2 spare blocks promised, 1 free"):
+        pool.peek(2)
+
+
+def test_check_finds_a_block_that_two_requests_own() -> None:
+    pool = BlockPool(4, "first_fit")
+    pool.assign(A, 2)
+    pool._tables[B] = [(1, 1)]
+    with pytest.raises(AssertionError, match="free \\+ 3 owned of 4"):
+        pool.check()
+
+
+@given(
+    st.sampled_from(["first_fit", "scattered"]),
+    st.integers(1, 60),
+    st.lists(st.tuples(st.integers(0, 7), st.integers(1, 12)), max_size=60),
+)
+def test_no_sequence_of_assign_grow_release_loses_or_doubles_a_block(
+    allocation: Allocation, blocks_total: int, steps: list[tuple[int, int]]
+) -> None:
+    pool = BlockPool(blocks_total, allocation)
+    owned: dict[RequestId, list[int]] = {}
+    for number, blocks in steps:
+        request = RequestId(number)
+        if request in owned and blocks % 3 == 0:
+            assert pool.release(request) == len(owned.pop(request))
+        elif request in owned and blocks % 3 == 1 and pool.blocks_free:
+            owned[request] += ids(pool.peek(1))
+            pool.grow(request)
+        elif blocks <= pool.blocks_free:
+            owned.setdefault(request, []).extend(ids(pool.assign(request, blocks)))
+        pool.check()
+        for owner, table in owned.items():
+            assert ids(pool.table(owner)) == table
+            assert pool.blocks_of(owner) == len(table)
