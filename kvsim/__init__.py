@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kvsim.replay import ReplayResult, replay_file
     from kvsim.scenario import Scenario, Variant, load_scenario, scenario_from_mapping
     from kvsim.study import RunFolder, VariantResult, load_run, run_scenario, simulate, workload_of
-    from kvsim.version import VERSION as __version__
+    from kvsim.version import VERSION as __version__  # noqa: N811
 
 _HOMES = {
     "KvsimError": "kvsim.errors",

@@ -110,6 +110,7 @@ def test_variants_keep_their_colours_in_every_figure(requests: pd.DataFrame, wor
     only_push = _lines(_panel(load_figure(workers[workers["variant"] != "pull"], VARIANTS[1:]), "decode GPUs"))
     for name in ("pull", "push"):
         assert curves[name].get_color() == loads[name].get_color() == looks[name].colour
+        assert curves[name].get_linestyle() == {"pull": "-", "push": "--"}[name]
     assert only_push["push"].get_color() == looks["pull"].colour  # by place: callers give all variants to keep them
 
 

@@ -105,12 +105,16 @@ def test_everything_that_a_user_wrote_is_escaped(tmp_path: Path) -> None:
 def test_the_page_holds_header_finding_notes_tooltips_and_the_scenario(page: str) -> None:
     text = _parse(page).text
     assert "seed 7 · kvsim 0.1.0 · variants: pull, push, colocated" in text
-    assert findings(make_summary())[0] in text
+    assert findings(make_summary())[0] in text.replace("\N{NO-BREAK SPACE}", " ")
     assert "push: 1 request was rejected: it fits no block pool" in text
     assert "name: chat" in text
     tooltips = [attributes["title"] for tag, attributes in _parse(page).tags if tag == "abbr"]
     assert tooltips.count('From "arrival" to the first token.') == 2  # p50 and p99
     assert tooltips.count("Mean time of a finished request in a stage.") == 6
+
+
+def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
+    assert "The run was interrupted" in _parse(_write(tmp_path, make_summary() | {"interrupted": True})).text
 
 
 def test_the_same_inputs_give_the_same_page(page: str, tmp_path: Path) -> None:
@@ -139,12 +143,23 @@ def test_the_headline_names_the_fastest_variant_and_its_lead() -> None:
 
 
 def test_differences_below_two_per_cent_are_called_too_close() -> None:
-    (only,) = findings(_summary({"push": 3.05, "pull": 3.0, "colocated": 6.0}))
-    assert only == (
-        "pull and push are less than 2 % apart in mean end-to-end latency (3.00 s to 3.05 s), the lowest of this run: "
-        "too close to call from one seed."
-    )
+    some = findings(_summary({"push": 3.05, "pull": 3.0, "colocated": 6.0}))
+    assert some == [
+        "pull and push have the lowest means and are less than 2 % apart in mean end-to-end latency (3.00 s to "
+        "3.05 s): too close to call from one seed."
+    ]
+    (every,) = findings(_summary({"push": 3.05, "pull": 3.0}))
+    assert every.startswith("All variants are less than 2 % apart")
     assert "lowest mean" in findings(_summary({"push": 3.07, "pull": 3.0}))[0]
+
+
+def test_where_means_are_close_a_difference_in_the_first_token_is_told() -> None:
+    summary = _summary({"push": 3.0, "pull": 3.0})
+    summary["variants"]["push"]["ttft_s"] = {"mean": 0.1, "p50": 0.1, "p90": 0.5, "p99": 2.0}
+    summary["variants"]["pull"]["ttft_s"] = {"mean": 0.1, "p50": 0.1, "p90": 0.5, "p99": 0.5}
+    assert findings(summary)[1] == (
+        "They differ more in the p99 of the time to the first token: from 0.50 s (pull) to 2.00 s (push)."
+    )
 
 
 def test_one_variant_gets_no_comparison_and_none_finished_is_said() -> None:

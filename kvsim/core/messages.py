@@ -78,9 +78,10 @@ class PrefillDone(Message, frozen=True, gc=False):
 class DecodeAdvanced(Message, frozen=True, gc=False):
     """``steps`` more steps of a ``RunDecode`` are over; every request of its batch has ``steps`` more tokens.
 
-    Step ``i`` of these (from 0) lasted ``(first_step_fs + i * step_growth_fs) // 10**6`` nanoseconds: in a run the
-    contexts grow by one token a step, so a step's cost grows linearly. A real worker reports each step by itself
-    with growth 0. Several reports of one run add up: (a) then (b) means the same as (a + b).
+    In a run the contexts grow by one token a step, so a step's cost grows linearly: the n-th of these steps ended
+    ``(carry_fs + n * first_step_fs + step_growth_fs * n * (n - 1) / 2) // 10**6`` nanoseconds after the first began;
+    ``carry_fs`` is what earlier steps left below a nanosecond. A real worker reports each step by itself, with growth
+    and carry 0. Several reports of one run add up: (a) then (b) means the same as (a + b).
     A run ends at the first step in which a request finishes, at ``steps_max``, or at the first step boundary after
     ``CutDecode``; the last report says ``ended`` and names the finished requests in batch order.
     """
@@ -92,6 +93,7 @@ class DecodeAdvanced(Message, frozen=True, gc=False):
     step_growth_fs: int
     ended: bool
     finished: tuple[RequestId, ...] = ()
+    carry_fs: int = 0
 
 
 class TransferDone(Message, frozen=True, gc=False):

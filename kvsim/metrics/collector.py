@@ -115,7 +115,7 @@ class Collector:
             prefill_runs=_rows(self._prefill_runs, 4),
             chunks=_rows(self._chunks, 5),
             spans=_rows(self._spans, 6),
-            segments=_rows(self._segments, 6),
+            segments=_rows(self._segments, 7),
             residencies=_rows(self._residencies, 3),
             assigns=_rows(self._assigns, 3),
             transfers=_rows(self._transfers, 10),
@@ -142,7 +142,7 @@ class Collector:
         if command.decoding:
             self._steps[command.worker] += 1
             duration_fs = (now_ns - self._prefill_runs[offset + _PREFILL_START]) * FEMTOSECONDS_PER_NS
-            self._segments += (command.worker, now_ns, duration_fs, 0, 1, 1)
+            self._segments += (command.worker, now_ns, duration_fs, 0, 0, 1, 1)
         for request in event.finished:
             self._leave_batch(request)
 
@@ -152,7 +152,8 @@ class Collector:
             return  # a late report of a run that has ended
         if event.steps:
             self._steps[worker] += event.steps
-            self._segments += (worker, now_ns, event.first_step_fs, event.step_growth_fs, event.steps, 0)
+            costs_fs = (event.first_step_fs, event.step_growth_fs, event.carry_fs)
+            self._segments += (worker, now_ns, *costs_fs, event.steps, 0)
         if event.ended:
             self._decode_run[worker] = MISSING
         for request in event.finished:

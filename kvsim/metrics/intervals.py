@@ -14,20 +14,23 @@ from kvsim.metrics.columns import MISSING, FirstToken, Flags, Integers, RunColum
 def expand_steps(segments: Integers, workers: int) -> StepColumns:
     """One row a step from the log of segments.
 
-    Step i of a segment lasts ``(first_step_fs + i * step_growth_fs) // 10**6`` ns and the last one ends when the
-    segment does; the others follow by counting back (``DecodeAdvanced`` in ``kvsim.core.messages``).
+    The definition of ``DecodeAdvanced`` says when each step ended after the segment began; the last one ends when the
+    segment does. Nanoseconds and what is below them are kept apart: their sum in femtoseconds could exceed 64 bits.
     """
-    worker, end_ns, first_step_fs, step_growth_fs, steps, mixed = segments[:, np.argsort(segments[0], kind="stable")]
+    log = segments[:, np.argsort(segments[0], kind="stable")]
+    worker, end_ns, first_step_fs, step_growth_fs, carry_fs, steps, mixed = log
     segment = np.repeat(np.arange(len(steps)), steps)
-    place = np.arange(len(segment)) - (np.cumsum(steps) - steps)[segment]
-    duration_ns = (first_step_fs[segment] + place * step_growth_fs[segment]) // FEMTOSECONDS_PER_NS
-    elapsed_ns = np.cumsum(duration_ns)
-    segment_elapsed_ns = elapsed_ns[np.cumsum(steps) - 1]
+    number = np.arange(1, len(segment) + 1) - (np.cumsum(steps) - steps)[segment]
+    series = number * (number - 1) // 2
+    step_ns, step_rest_fs = np.divmod(first_step_fs, FEMTOSECONDS_PER_NS)
+    growth_ns, growth_rest_fs = np.divmod(step_growth_fs, FEMTOSECONDS_PER_NS)
+    rest_fs = carry_fs[segment] + number * step_rest_fs[segment] + series * growth_rest_fs[segment]
+    elapsed_ns = number * step_ns[segment] + series * growth_ns[segment] + rest_fs // FEMTOSECONDS_PER_NS
     return StepColumns(
         worker_first=np.searchsorted(worker[segment], np.arange(workers)),
         worker=worker[segment],
-        end_ns=end_ns[segment] - (segment_elapsed_ns[segment] - elapsed_ns),
-        duration_ns=duration_ns,
+        end_ns=end_ns[segment] - (elapsed_ns[np.cumsum(steps) - 1][segment] - elapsed_ns),
+        duration_ns=np.where(number == 1, elapsed_ns, np.diff(elapsed_ns, prepend=0)),
         mixed=mixed[segment] == 1,
     )
 

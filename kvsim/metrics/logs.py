@@ -18,7 +18,7 @@ class Logs:
     prefill_runs: worker, start_ns, end_ns, requests
     chunks: request, row of prefill_runs, residency, start_token, tokens; in the order in which their runs ended
     spans: request, worker, first step, last step, residency, at_ns; the token of a prefill has request and instant only
-    segments: worker, end_ns, first_step_fs, step_growth_fs, steps, whether the step computed prompts as well
+    segments: worker, end_ns, first_step_fs, step_growth_fs, carry_fs, steps, whether the step computed prompts as well
     residencies: request, worker, released_ns; a residency is the time in which a request has blocks on a worker
     assigns: residency, at_ns, blocks
     transfers: request, source, target, start_ns, end_ns, size_bytes, operations, blocks x layers, last, residency

@@ -48,7 +48,7 @@ def write_report(
         (
             _header(summary),
             '<section class="finding">'
-            + "".join(f"<p>{escape(text)}</p>" for text in findings(summary))
+            + "".join(f"<p>{_unbroken(text)}</p>" for text in findings(summary))
             + "</section>",
             _notes(summary),
             "<h2>Comparison</h2>",
@@ -94,9 +94,11 @@ def _headline(means: Mapping[str, float], ranking: Sequence[str]) -> str:
         return f"{best}: the mean end-to-end latency is {texts[best]}."
     close = [name for name in ranking if _are_close(means[best], means[name])]
     if len(close) > 1:
+        everybody = len(close) == len(ranking)
+        who = "All variants" if everybody else f"{', '.join(close[:-1])} and {close[-1]} have the lowest means and"
         return (
-            f"{', '.join(close[:-1])} and {close[-1]} are less than {100 * CLOSE_SHARE:.0f} % apart in mean end-to-end "
-            f"latency ({texts[best]} to {texts[close[-1]]}), the lowest of this run: too close to call from one seed."
+            f"{who} are less than {100 * CLOSE_SHARE:.0f} % apart in mean end-to-end latency ({texts[best]} to "
+            f"{texts[close[-1]]}): too close to call from one seed."
         )
     others = [ranking[1]] if len(ranking) == 2 else [ranking[1], ranking[-1]]
     leads = [f"{100 * (1 - means[best] / means[name]):.1f} % below {name} ({texts[name]})" for name in others]
@@ -110,9 +112,16 @@ def _are_close(best_s: float, other_s: float) -> bool:
 def _lead_by_stage(
     variants: Mapping[str, Mapping[str, Any]], means: Mapping[str, float], ranking: Sequence[str]
 ) -> list[str]:
-    """In which stage the best variant gains most on the next one; nothing where the two are close."""
-    if len(ranking) < 2 or _are_close(means[ranking[0]], means[ranking[1]]):
+    """In which stage the best variant gains most on the next one. Where the two are close: how far TTFT differs."""
+    if len(ranking) < 2:
         return []
+    if _are_close(means[ranking[0]], means[ranking[1]]):
+        ttft = {name: v["ttft_s"]["p99"] for name, v in variants.items() if v["ttft_s"] is not None}
+        low, high = min(ttft, key=lambda name: ttft[name]), max(ttft, key=lambda name: ttft[name])
+        if _are_close(ttft[low], ttft[high]):
+            return []
+        least, most = duration_texts([ttft[low], ttft[high]])
+        return [f"They differ more in the p99 of the time to the first token: from {least} ({low}) to {most} ({high})."]
     best, following = (variants[name]["stages_s"] for name in ranking[:2])
     gains = {stage: (following.get(stage.key) or 0.0) - (best.get(stage.key) or 0.0) for stage in STAGES}
     stage = max(STAGES, key=lambda stage: gains[stage])
@@ -133,6 +142,11 @@ def _slo(variants: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [f"Share of requests that meet the SLO: {shares}."]
 
 
+def _unbroken(text: str) -> str:
+    """Escaped, with numbers kept together with their per cent sign."""
+    return escape(text).replace(" %", "&nbsp;%")
+
+
 def _header(summary: Mapping[str, Any]) -> str:
     facts = f"seed {summary['seed']} · kvsim {summary['kvsim_version']} · variants: {', '.join(summary['variants'])}"
     return f'<h1>{escape(str(summary["scenario"]))}</h1>\n<p class="facts">{escape(facts)}</p>'
@@ -140,6 +154,8 @@ def _header(summary: Mapping[str, Any]) -> str:
 
 def _notes(summary: Mapping[str, Any]) -> str:
     notes = [f"{name}: {note}" for name, variant in summary["variants"].items() for note in variant["notes"]]
+    if summary.get("interrupted"):
+        notes.insert(0, "The run was interrupted: the scenario has more variants than these.")
     if not notes:
         return ""
     return '<h2>Notes</h2>\n<ul class="notes">' + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>"

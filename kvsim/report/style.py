@@ -46,12 +46,13 @@ STAGES = (
 
 @dataclass(frozen=True, slots=True)
 class LineLook:
-    """Colour and dash pattern of a variant's lines. The dashes repeat more slowly than the colours."""
+    """Colour and dash pattern of a variant's lines: where lines coincide, the one below shows through the gaps."""
 
     colour: str
     dashes: Literal["solid", "dashed", "dotted", "dashdot"]
 
 
+# 7 colours and 4 patterns have no common factor: 28 variants look different
 _VARIANT_COLOURS = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#CCBB44", "#66CCEE", "#888888")
 _VARIANT_DASHES: tuple[Literal["solid", "dashed", "dotted", "dashdot"], ...] = ("solid", "dashed", "dotted", "dashdot")
 
@@ -60,7 +61,7 @@ def variant_looks(names: Iterable[str]) -> dict[str, LineLook]:
     """The look of each variant, by its place in ``names``: give the same order everywhere."""
     colours, dashes = len(_VARIANT_COLOURS), len(_VARIANT_DASHES)
     return {
-        name: LineLook(_VARIANT_COLOURS[place % colours], _VARIANT_DASHES[place // colours % dashes])
+        name: LineLook(_VARIANT_COLOURS[place % colours], _VARIANT_DASHES[place % dashes])
         for place, name in enumerate(names)
     }
 

@@ -183,7 +183,7 @@ def _change_row(names: Sequence[str], variants: Sequence[Mapping[str, Any]]) -> 
     base = means[0] if means else None
     if len(means) < 2 or not base:
         return ()
-    texts = ["–" if mean is None else f"{100 * (mean - base) / base:+.1f}" for mean in means]
+    texts = ["–" if mean is None else f"{100 * (mean - base) / base:+z.1f}" for mean in means]
     label = f"E2E mean vs {names[0]}" if len(names[0]) <= 12 else "E2E mean vs first"
     return (Row("e2e_s", label, "%", ("–", *texts[1:]), (False,) * len(means)),)
 

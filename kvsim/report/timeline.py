@@ -67,9 +67,8 @@ def _events_of_all(
 ) -> Iterator[TraceEvent]:
     first_process = 1
     for place, (variant, records) in enumerate(records_by_variant.items()):
-        cluster = clusters[variant]
-        yield from _Timeline(variant, cluster, first_process, place * FLOWS_PER_VARIANT).events(records)
-        first_process += len(cluster.workers)
+        yield from _Timeline(variant, clusters[variant], first_process, place * FLOWS_PER_VARIANT).events(records)
+        first_process += len(clusters[variant].workers)
 
 
 class _Lanes:
@@ -180,10 +179,11 @@ class _Timeline:
         self._runs[command.run] = command
         tokens = sum(chunk.tokens for chunk in command.chunks)
         name = f"prefill {_short([chunk.request for chunk in command.chunks])}: {tokens} tokens"
+        chunks = [f"request {c.request}: tokens {c.start_token} to {c.start_token + c.tokens}" for c in command.chunks]
+        arguments: dict[str, object] = {"run": command.run, "tokens": tokens, "chunks": chunks}
         if command.decoding:
             name += f" + decode of {len(command.decoding)}"
-        chunks = [f"request {c.request}: tokens {c.start_token} to {c.start_token + c.tokens}" for c in command.chunks]
-        arguments = {"run": command.run, "tokens": tokens, "chunks": chunks, "decoding": list(command.decoding)}
+            arguments["decoding"] = command.decoding
         yield self._begin(now_ns, command.worker, COMPUTE_TRACK, name, "prefill", arguments)
         for chunk in command.chunks:
             if chunk.request not in self._flow_ended:

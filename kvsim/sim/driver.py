@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import assert_never
 
 import simpy
+from simpy.core import EmptySchedule
 
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import (
@@ -33,7 +34,7 @@ from kvsim.sim.compute import StepModel
 from kvsim.sim.gpu import SimulatedWorker
 from kvsim.sim.hardware import Hardware
 from kvsim.sim.network import Network
-from kvsim.sim.timer import EndOfInstant, call_after
+from kvsim.sim.timer import call_after
 from kvsim.sim.transfers import TransferEngine
 from kvsim.sim.truth import Truth
 from kvsim.workload import Workload
@@ -72,7 +73,7 @@ class Simulation:
         ]
         self._inbox: list[Event] = []
         self._deadline_ns: int | None = None
-        self._over = self._env.event()
+        self._over = False
         self._arrivals_ns: list[int] = workload.arrival_ns.tolist()
         self._arrived = 0
 
@@ -86,11 +87,13 @@ class Simulation:
         if not self._arrivals_ns:
             return
         self._await_arrival()
+        env = self._env
         try:
-            self._env.run(until=self._over)
-        except RuntimeError as error:
-            if self._over.triggered:
-                raise
+            while not self._over:
+                env.step()
+                if self._inbox and env.peek() > env.now:
+                    self._dispatch()
+        except EmptySchedule as error:
             waiting = self._arrived - self.finished
             raise AssertionError(f"deadlock at {self.now_ns} ns: {waiting} requests wait for nothing") from error
         self.scheduler.check()
@@ -110,8 +113,6 @@ class Simulation:
             self._await_arrival()
 
     def _report(self, event: Event) -> None:
-        if not self._inbox:
-            EndOfInstant(self._env, self._dispatch)
         self._inbox.append(event)
 
     def _dispatch(self) -> None:
@@ -147,8 +148,8 @@ class Simulation:
                     self.finished += 1
                 case _:
                     assert_never(command)
-        if self.finished == len(self._arrivals_ns) and not self.scheduler.requests_live and not self._over.triggered:
-            self._over.succeed()
+        if self.finished == len(self._arrivals_ns) and not self.scheduler.requests_live:
+            self._over = True
 
     def _transfer_done(self, transfer: TransferId) -> None:
         self._report(TransferDone(transfer))

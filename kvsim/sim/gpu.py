@@ -6,12 +6,14 @@ come from closed forms. It must not know other workers or the network.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
 
 import simpy
 
 from kvsim.core.messages import (
+    FEMTOSECONDS_PER_NS,
     DecodeAdvanced,
     Event,
     LayersReady,
@@ -22,24 +24,26 @@ from kvsim.core.messages import (
     WorkerId,
 )
 from kvsim.sim.compute import StepModel
-from kvsim.sim.steps import steps_begun_before, steps_total_ns
+from kvsim.sim.steps import steps_begun_before, steps_total_fs
 from kvsim.sim.timer import call_after
 from kvsim.sim.truth import Truth
 
 Report = Callable[[Event], None]
 
 
+@dataclass(slots=True)
 class _DecodeRun:
-    """The decode run in progress: its step costs and where it is planned to end."""
+    """The decode run in progress: its step costs and after how many steps it is planned to end."""
 
-    __slots__ = ("command", "first_fs", "growth_fs", "started_ns", "steps")
+    command: RunDecode
+    started_ns: int
+    steps: int
+    first_fs: int
+    growth_fs: int
+    carry_fs: int
 
-    def __init__(self, command: RunDecode, steps: int, first_fs: int, growth_fs: int, started_ns: int) -> None:
-        self.command = command
-        self.steps = steps
-        self.first_fs = first_fs
-        self.growth_fs = growth_fs
-        self.started_ns = started_ns
+    def total_fs(self) -> int:
+        return steps_total_fs(self.steps, self.first_fs, self.growth_fs, self.carry_fs)
 
 
 class SimulatedWorker:
@@ -57,6 +61,7 @@ class SimulatedWorker:
         self._run: _DecodeRun | None = None
         self._steps_total = 0
         self._context_tokens = 0
+        self._carry_fs = 0
         self._ends: dict[RequestId, int] = {}
         self._joined: dict[RequestId, int] = {}
         self._end_heap: list[tuple[int, RequestId]] = []
@@ -81,8 +86,8 @@ class SimulatedWorker:
         base_fs, token_fs = self._model.decode_fs(batch)
         first_fs = base_fs + token_fs * (self._context_tokens + batch)
         steps = min(command.steps_max, self._next_end() - self._steps_total)
-        self._run = _DecodeRun(command, steps, first_fs, token_fs * batch, int(self._env.now))
-        self._end_decode_after(steps)
+        self._run = _DecodeRun(command, int(self._env.now), steps, first_fs, token_fs * batch, self._carry_fs)
+        self._await_end(self._run)
 
     def cut_decode(self, run: int) -> None:
         """Let the run end at its first step boundary after this instant. A run that is over is none of our business."""
@@ -90,10 +95,10 @@ class SimulatedWorker:
         if current is None or current.command.run != run:
             return
         elapsed_ns = int(self._env.now) - current.started_ns
-        steps = steps_begun_before(elapsed_ns + 1, current.steps, current.first_fs, current.growth_fs)
+        steps = steps_begun_before(elapsed_ns + 1, current.steps, current.first_fs, current.growth_fs, current.carry_fs)
         if steps < current.steps:
             current.steps = steps
-            self._end_decode_after(steps)
+            self._await_end(current)
 
     def release(self, request: RequestId) -> None:
         """The request has lost its blocks here: if it was decoding, it no longer is."""
@@ -122,21 +127,20 @@ class SimulatedWorker:
                 return end
             heappop(self._end_heap)
 
-    def _end_decode_after(self, steps: int) -> None:
-        run = self._run
-        assert run is not None
-        end_ns = run.started_ns + steps_total_ns(steps, run.first_fs, run.growth_fs)
-        call_after(self._env, end_ns - int(self._env.now), lambda: self._end_decode(run, steps))
+    def _await_end(self, run: _DecodeRun) -> None:
+        end_ns = run.started_ns + run.total_fs() // FEMTOSECONDS_PER_NS
+        call_after(self._env, end_ns - int(self._env.now), partial(self._end_decode, run, run.steps))
 
     def _end_decode(self, run: _DecodeRun, steps: int) -> None:
         if self._run is not run or run.steps != steps:
             return  # a timer of before a cut: SimPy cannot take it back
         self._run = None
+        self._carry_fs = run.total_fs() % FEMTOSECONDS_PER_NS
         self._advance(steps)
         finished = self._finished(run.command.batch)
         self._report(
             DecodeAdvanced(
-                self._worker, run.command.run, steps, run.first_fs, run.growth_fs, ended=True, finished=finished
+                self._worker, run.command.run, steps, run.first_fs, run.growth_fs, True, finished, run.carry_fs
             )
         )
 
