@@ -62,7 +62,7 @@ def test_growth_takes_exactly_the_blocks_that_were_promised_in_their_order(alloc
     grown = []
     for request in (A, C, A, A, C, A, C):
         before = ids(pool.table(request))
-        pool.grow(request)
+        pool.grow([request])
         grown += ids(pool.table(request))[len(before) :]
     assert grown == promised
     pool.check()
@@ -71,7 +71,7 @@ def test_growth_takes_exactly_the_blocks_that_were_promised_in_their_order(alloc
 def test_growth_next_to_the_last_block_extends_its_run() -> None:
     pool = BlockPool(4, "first_fit")
     pool.assign(A, 2)
-    pool.grow(A)
+    pool.grow([A])
     assert pool.table(A) == ((0, 3),)
 
 
@@ -108,7 +108,7 @@ def test_no_sequence_of_assign_grow_release_loses_or_doubles_a_block(
             assert pool.release(request) == len(owned.pop(request))
         elif request in owned and blocks % 3 == 1 and pool.blocks_free:
             owned[request] += ids(pool.peek(1))
-            pool.grow(request)
+            pool.grow([request])
         elif blocks <= pool.blocks_free:
             owned.setdefault(request, []).extend(ids(pool.assign(request, blocks)))
         pool.check()

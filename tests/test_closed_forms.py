@@ -9,9 +9,22 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from worlds import GPU, MESSAGE, MODEL, NIC, cluster, hardware, run, slower, with_steps_max, workload
+from worlds import (
+    DISAGGREGATED,
+    GPU,
+    MESSAGE,
+    MODEL,
+    MODES,
+    NIC,
+    cluster,
+    hardware,
+    run,
+    slower,
+    with_steps_max,
+    workload,
+)
 
-from kvsim.core.cluster import ClusterSpec, PolicySpec
+from kvsim.core.cluster import ClusterSpec, PolicySpec, TransferMode
 from kvsim.core.descriptors import plan_transfer
 from kvsim.core.messages import DecodeAdvanced, Record, ReleaseBlocks, StartTransfer
 from kvsim.metrics import STAGES, Collector, RunColumns, stage_durations
@@ -166,9 +179,9 @@ def test_a_colocated_request_alone_is_computed_in_chunks() -> None:
     assert request.stages_ns == {"prefill": prefill_ns, "decode": decode_ns(PROMPT_TOKENS, 19)}
 
 
-@pytest.mark.parametrize("mode", ["push", "pull", "streamed", "message"])
-def test_a_request_of_one_token_never_moves(mode: str) -> None:
-    spec = cluster(mode)  # type: ignore[arg-type]
+@pytest.mark.parametrize("mode", DISAGGREGATED)
+def test_a_request_of_one_token_moves_only_what_was_announced_before_its_end(mode: TransferMode) -> None:
+    spec = cluster(mode)
     columns, records = run(spec, workload([(ARRIVAL_NS, PROMPT_TOKENS, 1)]))
     request = Alone(columns, records)
     moved = [(c.first_layer, c.layers) for _, c in request.transfers]
@@ -190,9 +203,9 @@ def test_a_transfer_in_small_operations_is_bound_by_posting_them() -> None:
 
 
 @pytest.mark.parametrize(("mode", "latencies"), [("push", 1), ("pull", 2)])
-def test_two_equal_flows_into_one_worker_take_twice_as_long(mode: str, latencies: int) -> None:
-    policy = PolicySpec(mode, layers_per_group=4, prefill_placement="round_robin")  # type: ignore[arg-type]
-    spec = cluster(policy.transfer_mode, prefill=2, policy=policy)
+def test_two_equal_flows_into_one_worker_take_twice_as_long(mode: TransferMode, latencies: int) -> None:
+    policy = PolicySpec(mode, layers_per_group=4, prefill_placement="round_robin")
+    spec = cluster(mode, prefill=2, policy=policy)
     request = (ARRIVAL_NS, PROMPT_TOKENS, OUTPUT_TOKENS)
     columns, _ = run(spec, workload([request, request]))
     requests = columns.requests
@@ -221,8 +234,8 @@ def test_a_decode_step_costs_more_as_the_context_grows() -> None:
 
 
 def test_stages_add_up_to_the_whole() -> None:
-    for mode in ("push", "pull", "streamed", "message", "colocated"):
-        request = alone(cluster(mode))  # type: ignore[arg-type]
+    for mode in MODES:
+        request = alone(cluster(mode))
         assert set(request.stages_ns) <= set(STAGES)
         assert sum(request.stages_ns.values()) == request.at_ns("finished") - ARRIVAL_NS
 

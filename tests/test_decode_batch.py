@@ -42,17 +42,17 @@ def test_growth_is_booked_by_step_and_then_by_place_in_the_batch() -> None:
 
 def test_steps_within_stops_before_the_block_that_is_not_there() -> None:
     batch, _ = batch_of([4, 5, 7])
-    assert batch.steps_within(blocks=1, steps_max=100) == 1
-    assert batch.steps_within(blocks=2, steps_max=100) == 3
-    assert batch.steps_within(blocks=3, steps_max=100) == 4
-    assert batch.steps_within(blocks=1000, steps_max=7) == 7
+    assert batch.steps_within(blocks=1, steps_max=100) == (1, 1)
+    assert batch.steps_within(blocks=2, steps_max=100) == (3, 2)
+    assert batch.steps_within(blocks=3, steps_max=100) == (4, 3)
+    assert batch.steps_within(blocks=1000, steps_max=7) == (7, batch.growth(7))
 
 
 def test_steps_within_stops_at_the_first_limit_of_a_member() -> None:
     batch, pool = batch_of([4])
     pool.assign(RequestId(9), 2)
     batch.join(decoding(9, 5, generated=3, generated_max=8))
-    assert batch.steps_within(blocks=1000, steps_max=100) == 5
+    assert batch.steps_within(blocks=1000, steps_max=100)[0] == 5
     batch.advance(5)
     assert batch.at_limit() == [9]
 
@@ -98,6 +98,6 @@ def test_one_run_of_k_steps_books_what_k_runs_of_one_step_book(tokens: list[int]
 def test_steps_within_is_the_most_that_the_blocks_allow(tokens: list[int], before: int, blocks: int) -> None:
     batch, _ = batch_of(tokens)
     batch.advance(before)
-    steps = batch.steps_within(blocks, 60)
-    assert batch.growth(steps) <= blocks
+    steps, growth = batch.steps_within(blocks, 60)
+    assert growth == batch.growth(steps) <= blocks
     assert steps == 60 or batch.growth(steps + 1) > blocks

@@ -89,6 +89,11 @@ def test_the_text_that_the_tests_here_spoil_is_good(tmp_path: Path) -> None:
         ),
         (
             "nic: cx7-400g",
+            "nic: cx7-400g, count: 1000000000000000000000000000000",
+            "s.yaml:3:65: workers.prefill.count: found 1000000000000000000000000000000, expected at most 10000",
+        ),
+        (
+            "nic: cx7-400g",
             "nic: cx7-400g, count: true",
             "s.yaml:3:65: workers.prefill.count: found true, expected a whole number",
         ),

@@ -4,14 +4,14 @@ Blocks have real ids even in simulation, so a plan can be carried out verbatim b
 transfer coalesce as they would there. Two allocation policies: ``first_fit`` hands out the lowest run that is long
 enough, ``scattered`` hands out blocks far from each other, as a pool does after long uptime.
 
-Growth is exact: ``peek(n)`` names the blocks that the next n calls of ``grow`` will take. A worker that was promised
+Growth is exact: ``peek(n)`` names the blocks that the next n blocks of growth will be. A worker that was promised
 them in ``RunDecode.spare_blocks`` and the scheduler that books them later therefore agree without a word.
 
 It must not know why somebody wants blocks.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from math import gcd
 from typing import Protocol
 
@@ -58,16 +58,22 @@ class FirstFit:
         return tuple(taken)
 
     def take_one(self) -> int:
-        return self._cut(0, 1)[0]
+        start = self._starts[0]
+        if self._lengths[0] == 1:
+            del self._starts[0], self._lengths[0]
+        else:
+            self._starts[0] = start + 1
+            self._lengths[0] -= 1
+        return start
 
     def peek(self, blocks: int) -> BlockRuns:
         seen: list[tuple[int, int]] = []
-        index = 0
-        while blocks:
-            length = min(blocks, self._lengths[index])
-            seen.append((self._starts[index], length))
+        for start, length in zip(self._starts, self._lengths, strict=True):
+            if length >= blocks:
+                seen.append((start, blocks))
+                break
+            seen.append((start, length))
             blocks -= length
-            index += 1
         return tuple(seen)
 
     def give_back(self, first_block: int, blocks: int) -> None:
@@ -153,20 +159,22 @@ class BlockPool:
         self._tables.setdefault(request, []).extend(taken)
         return taken
 
-    def grow(self, request: RequestId) -> None:
-        """Give the request the one block that ``peek`` names first."""
-        assert self.blocks_free > 0, f"request {request} grows in a pool without free blocks"
-        self.blocks_free -= 1
-        block = self._free.take_one()
-        table = self._tables[request]
-        first, blocks = table[-1]
-        if first + blocks == block:
-            table[-1] = (first, blocks + 1)
-        else:
-            table.append((block, 1))
+    def grow(self, requests: Collection[RequestId]) -> None:
+        """Give each of the requests, in order, the one block that ``peek`` names first."""
+        self.blocks_free -= len(requests)
+        assert self.blocks_free >= 0, f"{len(requests)} requests grow, {self.blocks_free + len(requests)} blocks free"
+        take_one, tables = self._free.take_one, self._tables
+        for request in requests:
+            block = take_one()
+            table = tables[request]
+            first, blocks = table[-1]
+            if first + blocks == block:
+                table[-1] = (first, blocks + 1)
+            else:
+                table.append((block, 1))
 
     def peek(self, blocks: int) -> BlockRuns:
-        """The blocks that the next ``grow`` calls will take, in order."""
+        """The blocks that the next ``grow`` will take, in order."""
         assert blocks <= self.blocks_free, f"{blocks} spare blocks promised, {self.blocks_free} free"
         return self._free.peek(blocks) if blocks else ()
 

@@ -108,7 +108,7 @@ class ColocatedEngine:
         return len(self.batch) + len(self._prefilling)
 
     def _free_for_chunks(self) -> int:
-        return self.pool.blocks_free - self.batch.growth(1)
+        return self.pool.blocks_free - self.batch.growth_next()
 
     def _make_room(self, out: Outbox) -> bool:
         """Preempt those admitted last until the decoding ones can do a step."""
@@ -200,5 +200,5 @@ class ColocatedEngine:
         completes = tuple(
             [state.request.id for state, tokens in chunks if state.computed_tokens + tokens == state.context_tokens]
         )
-        spare = self.pool.peek(self.batch.growth(1))
+        spare = self.pool.peek(self.batch.growth_next())
         out.put(RunPrefill(self.spec.id, self._mixed_step, parts, completes, self.batch.ids(), spare))

@@ -61,40 +61,48 @@ class DecodeBatch:
         """The member that joined last."""
         return self._members[next(reversed(self._members))]
 
+    def growth_next(self) -> int:
+        """Blocks that the next step takes: one for each context whose next token is the first in a block."""
+        return len(self._buckets[self.steps_total % self._block_tokens])
+
     def growth(self, steps: int) -> int:
-        """Blocks that the next ``steps`` steps take: a step that writes the first slot of a block takes one."""
+        """Blocks that the next ``steps`` steps take together."""
         cycles, rest = divmod(steps, self._block_tokens)
         blocks = cycles * len(self._members)
         for step in range(self.steps_total, self.steps_total + rest):
             blocks += len(self._buckets[step % self._block_tokens])
         return blocks
 
-    def steps_within(self, blocks: int, steps_max: int) -> int:
-        """The most steps, up to ``steps_max``, that no member's limit ends earlier and these blocks suffice for."""
+    def steps_within(self, blocks: int, steps_max: int) -> tuple[int, int]:
+        """The most steps, up to ``steps_max``, that no limit of a member ends earlier and these blocks suffice for; and
+        the blocks that they take."""
         steps = min(steps_max, self._steps_to_limit())
-        if self.growth(steps) <= blocks:
-            return steps
-        cycles, blocks = divmod(blocks, len(self._members))
+        growth = self.growth(steps)
+        if growth <= blocks:
+            return steps, growth
+        cycles, left = divmod(blocks, len(self._members))
         within = cycles * self._block_tokens
-        while (taken := len(self._buckets[(self.steps_total + within) % self._block_tokens])) <= blocks:
-            blocks -= taken
+        buckets, block_tokens = self._buckets, self._block_tokens
+        while (taken := len(buckets[(self.steps_total + within) % block_tokens])) <= left:
+            left -= taken
             within += 1
-        return within
+        return within, blocks - left
 
     def advance(self, steps: int) -> None:
         """Book ``steps`` steps: members take their new blocks ordered by step, then by place in the batch."""
         first = self.steps_total
         self.steps_total += steps
-        cycles, rest = divmod(steps, self._block_tokens)
-        order = [self._buckets[(first + offset) % self._block_tokens] for offset in range(self._block_tokens)]
+        block_tokens = self._block_tokens
+        occupied = [
+            (offset, bucket)
+            for offset in range(min(steps, block_tokens))
+            if (bucket := self._buckets[(first + offset) % block_tokens])
+        ]
         grow = self._pool.grow
-        for _ in range(cycles):
-            for bucket in order:
-                for request in bucket:
-                    grow(request)
-        for bucket in order[:rest]:
-            for request in bucket:
-                grow(request)
+        for cycle in range(0, steps, block_tokens):
+            for offset, bucket in occupied:
+                if cycle + offset < steps:
+                    grow(bucket)
 
     def at_limit(self) -> list[RequestId]:
         """Members that have generated as many tokens as they may, lowest id first."""

@@ -124,7 +124,7 @@ class DecodeEngine:
         makes a place in the batch, so others may join; it ends as nobody who was preempted is ready."""
         preempted = []
         self._join_ready()
-        while self.batch.growth(1) > self.pool.blocks_free:
+        while self.batch.growth_next() > self.pool.blocks_free:
             state = self.batch.leave(self.batch.last().request.id)
             self.release(state, out)
             preempted.append(state)
@@ -134,7 +134,7 @@ class DecodeEngine:
     def _admit(self, out: Outbox) -> list[RequestState]:
         """Give memory to those that wait for it, in order, as long as the next step keeps its growth."""
         admitted = []
-        growth = self.batch.growth(1)
+        growth = self.batch.growth_next()
         while (head := self._head()) is not None and self._fits(head, self.pool.blocks_free - growth):
             self._wants_memory.popleft()
             blocks = self.pool.assign(head.request.id, blocks_for(head.context_tokens, self._block_tokens))

@@ -9,7 +9,7 @@ from kvsim.core.messages import CutDecode, DecodeAdvanced, RunDecode, RunId, Wor
 from kvsim.core.outbox import Outbox
 from kvsim.core.request import RequestState
 
-SPARE_BLOCKS_MAX = 256
+SPARE_BLOCKS_MAX = 64
 """Bounds the list of blocks that a run is promised; a longer run gains nothing."""
 
 
@@ -35,10 +35,9 @@ class DecodeRuns:
         that somebody may get at the very next boundary."""
         assert self._run is None, f"worker {self._worker} is in run {self._run}"
         spare_max = min(self._pool.blocks_free, max(SPARE_BLOCKS_MAX, len(self.batch)))
-        steps = self.batch.steps_within(spare_max, 1 if single_step else self._steps_max)
-        spare = self._pool.peek(self.batch.growth(steps))
+        steps, growth = self.batch.steps_within(spare_max, 1 if single_step else self._steps_max)
         self._run, self._cut = out.next_run(), False
-        out.put(RunDecode(self._worker, self._run, self.batch.ids(), steps, spare))
+        out.put(RunDecode(self._worker, self._run, self.batch.ids(), steps, self._pool.peek(growth)))
 
     def cut(self, out: Outbox) -> None:
         """End the run in progress at its next boundary. Said once."""

@@ -52,10 +52,13 @@ class Fleet:
 
     def next_touched(self) -> WorkerId | None:
         """Remove and return the worker that plans next."""
-        if not self._touched:
+        touched = self._touched
+        if not touched:
             return None
-        first = min(self._touched)
-        self._touched.remove(first)
+        if len(touched) == 1:
+            return touched.pop()[1]
+        first = min(touched)
+        touched.remove(first)
         return first[1]
 
     def fits(self, worker: WorkerId, context_tokens: int) -> bool:

@@ -34,7 +34,7 @@ CountLimit = Annotated[
     Count | None,
     BeforeValidator(_limit),
     PlainSerializer(lambda value: "none" if value is None else value),
-    WithJsonSchema({"anyOf": [_NONE_JSON, {"type": "integer", "minimum": 1}]}),
+    WithJsonSchema({"anyOf": [_NONE_JSON, {"type": "integer", "minimum": 1, "maximum": 10**9}]}),
 ]
 DurationLimit = Annotated[
     int | None,

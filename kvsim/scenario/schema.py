@@ -52,7 +52,7 @@ class Pool(Fields):
     """Equal workers. The pool's name and an index name each: prefill0, prefill1, ..."""
 
     role: Role = Field(description="What the workers compute. With transfer.mode colocated all do both.")
-    count: Annotated[int, Field(strict=True, ge=0)] = Field(default=1, description="Workers in this pool.")
+    count: Annotated[int, Field(strict=True, ge=0, le=10_000)] = Field(default=1, description="Workers in this pool.")
     gpu: Annotated[GpuFields, PresetOr("gpu")] = Field(description="A preset's name, or a mapping.")
     tensor_parallel: Count = Field(default=1, description="GPUs of one worker. It must divide the model's heads.")
     nic: Annotated[NicFields, PresetOr("nic")] = Field(description="A preset's name, or a mapping.")

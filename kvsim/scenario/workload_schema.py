@@ -116,7 +116,9 @@ class Trace(Fields):
 class Workload(Fields):
     """What clients ask for: drawn (requests, arrivals, lengths) or replayed (trace)."""
 
-    requests: Count | None = Field(default=None, description="How many requests are drawn.")
+    requests: Annotated[int, Field(strict=True, ge=1, le=10**8)] | None = Field(
+        default=None, description="How many requests are drawn."
+    )
     arrivals: Annotated[Poisson | Gamma | FixedGaps, Field(discriminator="kind")] | None = Field(
         default=None, description="When they arrive."
     )

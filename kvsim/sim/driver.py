@@ -5,7 +5,6 @@ driver must not decide anything; what it knows beyond the core (durations, true 
 """
 
 from collections.abc import Callable, Sequence
-from typing import assert_never
 
 import simpy
 from simpy.core import EmptySchedule
@@ -71,6 +70,15 @@ class Simulation:
             )
             for spec, facts in zip(cluster.workers, hardware.workers, strict=True)
         ]
+        self._on: dict[type, Callable[..., None]] = {
+            RunDecode: self._run_decode,
+            CutDecode: self._cut_decode,
+            RunPrefill: self._run_prefill,
+            StartTransfer: self._start_transfer,
+            ReleaseBlocks: self._release_blocks,
+            AssignBlocks: self._assign_blocks,
+            FinishRequest: self._finish_request,
+        }
         self._inbox: list[Event] = []
         self._deadline_ns: int | None = None
         self._over = False
@@ -130,26 +138,32 @@ class Simulation:
         self._await_deadline()
 
     def _carry_out(self, commands: Sequence[Command]) -> None:
+        on = self._on
         for command in commands:
-            match command:
-                case RunDecode():
-                    self._workers[command.worker].run_decode(command)
-                case CutDecode():
-                    self._workers[command.worker].cut_decode(command.run)
-                case RunPrefill():
-                    self._workers[command.worker].run_prefill(command)
-                case StartTransfer():
-                    self._transfers.start(command, self._transfer_done, self._transfer_released)
-                case ReleaseBlocks():
-                    self._workers[command.worker].release(command.request)
-                case AssignBlocks():
-                    pass  # the blocks of a simulated worker hold no bytes
-                case FinishRequest():
-                    self.finished += 1
-                case _:
-                    assert_never(command)
+            on[type(command)](command)
         if self.finished == len(self._arrivals_ns) and not self.scheduler.requests_live:
             self._over = True
+
+    def _run_decode(self, command: RunDecode) -> None:
+        self._workers[command.worker].run_decode(command)
+
+    def _cut_decode(self, command: CutDecode) -> None:
+        self._workers[command.worker].cut_decode(command.run)
+
+    def _run_prefill(self, command: RunPrefill) -> None:
+        self._workers[command.worker].run_prefill(command)
+
+    def _start_transfer(self, command: StartTransfer) -> None:
+        self._transfers.start(command, self._transfer_done, self._transfer_released)
+
+    def _release_blocks(self, command: ReleaseBlocks) -> None:
+        self._workers[command.worker].release(command.request)
+
+    def _assign_blocks(self, _command: AssignBlocks) -> None:
+        """The blocks of a simulated worker hold no bytes."""
+
+    def _finish_request(self, _command: FinishRequest) -> None:
+        self.finished += 1
 
     def _transfer_done(self, transfer: TransferId) -> None:
         self._report(TransferDone(transfer))
