@@ -96,13 +96,10 @@ class DecodeEngine:
     def _cut_would_serve(self) -> bool:
         """Whether the next boundary could do something. ``blocks_free`` leaves out the growth of the run in progress,
         so it is an upper bound: a request that does not fit in it will not fit at the boundary."""
-        if self._ready and len(self.batch) < self.spec.batch_requests_max:
+        if self._to_release or (self._ready and len(self.batch) < self.spec.batch_requests_max):
             return True
         head = self._head()
-        if head is None:
-            return False
-        freed = sum([self.pool.blocks_of(state.request.id) for state in self._to_release])
-        return self._fits(head, self.pool.blocks_free + freed)
+        return head is not None and self._fits(head, self.pool.blocks_free)
 
     def _head(self) -> RequestState | None:
         while self._wants_memory and self._wants_memory[0].phase is Phase.FINISHED:

@@ -65,10 +65,10 @@ class Fleet:
         """Whether the worker's whole pool can hold this context and one token more."""
         return context_tokens < self._capacity_tokens[worker]
 
-    def room_tokens(self, worker: WorkerId, context_tokens: int) -> int:
-        """Output tokens that a request may generate before its context outgrows every pool that could serve it; on a
-        colocated worker, which it never leaves, before it outgrows this one."""
-        limit = self._capacity_tokens[worker] if self.colocated else self.context_tokens_max
+    def room_tokens(self, worker: WorkerId | None, context_tokens: int) -> int:
+        """Output tokens that a request may generate before its context outgrows every pool that could serve it; if it
+        is bound to ``worker`` for good, before it outgrows that one's."""
+        limit = self.context_tokens_max if worker is None else self._capacity_tokens[worker]
         return limit - context_tokens
 
     def place_prefill(self, context_tokens: int) -> WorkerId:

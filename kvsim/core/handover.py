@@ -35,12 +35,10 @@ class HandOver:
         self._arriving: dict[TransferId, RequestState] = {}
         self._unreleased: dict[TransferId, RequestState] = {}
 
-    def start(
-        self, state: RequestState, target: WorkerId, layers: int, blocks: tuple[BlockRuns, BlockRuns], out: Outbox
-    ) -> None:
+    def start(self, state: RequestState, layers: int, blocks: tuple[BlockRuns, BlockRuns], out: Outbox) -> None:
         """Move the next ``layers`` layers of the request from its ``blocks`` (source, target)."""
         request = state.request.id
-        source = state.prefill_worker
+        source, target = state.prefill_side(), state.decode_side()
         if request not in self._plans:
             self._plans[request] = (self._planner(source, target).plan(*blocks), *blocks)
         plan, source_blocks, target_blocks = self._plans[request]

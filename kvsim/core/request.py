@@ -58,7 +58,7 @@ class RequestState:
     request: Request
     phase: Phase
     generated_max: int
-    prefill_worker: WorkerId
+    prefill_worker: WorkerId | None = None
     decode_worker: WorkerId | None = None
     context_tokens: int = 0
     computed_tokens: int = 0
@@ -72,6 +72,16 @@ class RequestState:
     transfers_unreleased: int = 0
     preemptions: int = 0
     awaits_source: bool = False
+
+    def prefill_side(self) -> WorkerId:
+        """The prefill worker of a request that must have one by now."""
+        assert self.prefill_worker is not None, f"request {self.request.id} is {self.phase.value}, by no prefill worker"
+        return self.prefill_worker
+
+    def decode_side(self) -> WorkerId:
+        """The decode worker of a request that must have one by now."""
+        assert self.decode_worker is not None, f"request {self.request.id} is {self.phase.value}, by no decode worker"
+        return self.decode_worker
 
     def enter(self, phase: Phase) -> None:
         """Change the phase, as the table allows."""

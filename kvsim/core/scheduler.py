@@ -28,7 +28,6 @@ from kvsim.core.messages import (
     RequestId,
     TransferDone,
     TransferReleased,
-    WorkerId,
 )
 from kvsim.core.outbox import Outbox
 from kvsim.core.request import Phase, RequestState
@@ -131,7 +130,7 @@ class Scheduler:
         if request.prompt_tokens >= self._fleet.context_tokens_max:
             self._out.put(FinishRequest(request.id, "too_long"))
             return
-        worker = self._fleet.place_prefill(request.prompt_tokens)
+        worker = self._fleet.place_prefill(request.prompt_tokens) if self._fleet.colocated else None
         generated_max = min(request.output_tokens_max, self._fleet.room_tokens(worker, request.prompt_tokens))
         state = RequestState(request, Phase.ARRIVED, generated_max, worker, context_tokens=request.prompt_tokens)
         self._states[request.id] = state
@@ -184,9 +183,8 @@ class Scheduler:
             self._forget_if_quiet(state)
         elif state.layers_arrived == self._layers:
             state.enter(Phase.WAITING_DECODE)
-            worker = decode_worker(state)
-            self._fleet.decode[worker].make_ready(state)
-            self._fleet.touch(worker)
+            self._fleet.decode[state.decode_side()].make_ready(state)
+            self._fleet.touch(state.decode_side())
         else:
             self._start_transfer(state)
 
@@ -197,8 +195,8 @@ class Scheduler:
         if state.phase is Phase.FINISHED:
             self._forget_if_quiet(state)
         elif self._handover.source_is_free(state):
-            self._fleet.prefill[state.prefill_worker].release(state, self._out)
-            self._fleet.touch(state.prefill_worker)
+            self._fleet.prefill[state.prefill_side()].release(state, self._out)
+            self._fleet.touch(state.prefill_side())
             if state.awaits_source:
                 self._prefill_again(state)
 
@@ -215,10 +213,11 @@ class Scheduler:
             return
         state.enter(Phase.WAITING_PREFILL)
         if self._fleet.colocated:
-            self._fleet.colocated[state.prefill_worker].enqueue(state)
-        else:
+            self._fleet.colocated[state.prefill_side()].enqueue(state)
+        else:  # placed when it queues and not before: only then do the loads say where it is served soonest
+            state.prefill_worker = self._fleet.place_prefill(state.context_tokens)
             self._fleet.prefill[state.prefill_worker].enqueue(state, first=state.preemptions > 0)
-        self._fleet.touch(state.prefill_worker)
+        self._fleet.touch(state.prefill_side())
 
     def _hand_over(self, state: RequestState) -> None:
         """The prefill is over and more tokens are wanted: the KV goes to a decode worker."""
@@ -251,11 +250,9 @@ class Scheduler:
             state.layers_ready, state.layers_started, state.reserved, transfer_active=state.transfer is not None
         )
         if layers:
-            target = decode_worker(state)
-            request = state.request.id
-            source_blocks = self._fleet.prefill[state.prefill_worker].pool.table(request)
-            target_blocks = self._fleet.decode[target].pool.table(request)
-            self._handover.start(state, target, layers, (source_blocks, target_blocks), self._out)
+            source_blocks = self._fleet.prefill[state.prefill_side()].pool.table(state.request.id)
+            target_blocks = self._fleet.decode[state.decode_side()].pool.table(state.request.id)
+            self._handover.start(state, layers, (source_blocks, target_blocks), self._out)
 
     def _preempted(self, state: RequestState) -> None:
         """The decode worker took its blocks back: all that is known so far is prefilled again, ahead of new
@@ -271,8 +268,6 @@ class Scheduler:
     def _prefill_again(self, state: RequestState) -> None:
         state.awaits_source = False
         self._handover.forget(state)
-        if not self._fleet.fits(state.prefill_worker, state.context_tokens):
-            state.prefill_worker = self._fleet.place_prefill(state.context_tokens)
         self._wait_for_prefill(state)
 
     def _finish(self, state: RequestState, why: FinishReason) -> None:
@@ -284,10 +279,11 @@ class Scheduler:
         """Free what a finished request still holds, once no transfer reads or writes it any more."""
         if not self._handover.is_quiet(state):
             return
-        engine = self._fleet.prefill[state.prefill_worker]
-        if engine.pool.holds(state.request.id):
-            engine.release(state, self._out)
-            self._fleet.touch(state.prefill_worker)
+        if state.prefill_worker is not None:
+            engine = self._fleet.prefill[state.prefill_worker]
+            if engine.pool.holds(state.request.id):
+                engine.release(state, self._out)
+                self._fleet.touch(state.prefill_worker)
         if state.decode_worker is not None:
             self._fleet.decode[state.decode_worker].withdraw(state)
             self._fleet.touch(state.decode_worker)
@@ -316,15 +312,16 @@ class Scheduler:
 
     def _give_up(self, state: RequestState) -> None:
         """Reject a request that nobody has begun to serve; whoever waits behind it may be served now."""
-        self._fleet.touch(state.prefill_worker)
         if self._fleet.colocated:
-            self._fleet.colocated[state.prefill_worker].withdraw(state)
+            self._fleet.colocated[state.prefill_side()].withdraw(state)
+            self._fleet.touch(state.prefill_side())
             self._out.put(FinishRequest(state.request.id, "timeout"))
             state.enter(Phase.FINISHED)
             del self._states[state.request.id]
             return
         if state.phase is Phase.WAITING_PREFILL:
-            self._fleet.prefill[state.prefill_worker].withdraw(state)
+            self._fleet.prefill[state.prefill_side()].withdraw(state)
+            self._fleet.touch(state.prefill_side())
         self._finish(state, "timeout")
 
     # --- the turn of the workers --------------------------------------------------------------------------------------
@@ -347,9 +344,3 @@ class Scheduler:
 
 
 ENDS: Final[tuple[FinishReason, FinishReason]] = ("stop", "length")
-
-
-def decode_worker(state: RequestState) -> WorkerId:
-    """The decode worker of a request that must have one by now."""
-    assert state.decode_worker is not None, f"request {state.request.id} is {state.phase.value} without a decode worker"
-    return state.decode_worker
