@@ -19,6 +19,7 @@ from test_report_inputs import NS, make_requests, make_summary, make_workers
 from kvsim.report.figures import (
     POINTS_PER_CURVE,
     POINTS_PER_SERIES,
+    draw_figures,
     latency_cdf_figure,
     load_figure,
     memory_figure,
@@ -208,7 +209,7 @@ def test_a_caller_s_settings_neither_change_nor_are_changed(requests: pd.DataFra
 
 
 def test_save_figures_writes_each_as_svg_and_png(tmp_path: Path) -> None:
-    paths = save_figures(tmp_path / "figures", make_summary(), make_requests(40), make_workers(20))
+    paths = save_figures(tmp_path / "figures", draw_figures(make_summary(), make_requests(40), make_workers(20)))
     assert [path.name for path in paths] == [
         f"{stem}.{suffix}" for stem in ("latency", "stages", "memory", "load") for suffix in ("svg", "png")
     ]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from test_report_inputs import make_requests, make_summary, make_workers
 
+from kvsim.report.figures import draw_figures
 from kvsim.report.html import findings, write_report
 
 HOSTILE = "<script>alert('x')</script>"
@@ -44,7 +45,9 @@ class _Page(HTMLParser):
 
 
 def _write(folder: Path, summary: dict[str, Any], resolved_yaml: str = "name: chat\n") -> str:
-    path = write_report(folder, summary, make_requests(40), make_workers(20), resolved_yaml, DEFINITIONS)
+    path = write_report(
+        folder, summary, draw_figures(summary, make_requests(40), make_workers(20)), resolved_yaml, DEFINITIONS
+    )
     return path.read_text(encoding="utf-8")
 
 

@@ -5,6 +5,8 @@ Everything here reads what a run folder holds (summary, requests, workers, recor
 """
 
 from kvsim.report.figures import (
+    DrawnFigure,
+    draw_figures,
     latency_cdf_figure,
     load_figure,
     memory_figure,
@@ -16,7 +18,9 @@ from kvsim.report.terminal import comparison_table, print_table, run_progress
 from kvsim.report.timeline import write_timeline
 
 __all__ = [
+    "DrawnFigure",
     "comparison_table",
+    "draw_figures",
     "latency_cdf_figure",
     "load_figure",
     "memory_figure",

@@ -8,13 +8,14 @@ compute a metric that ``summary`` holds; it draws distributions and time series 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kvsim.report.style import (
     INK,
     MUTED,
     STAGES,
     LineLook,
+    Stage,
     decimals_for,
     drawing_style,
     figure_bytes,
@@ -109,34 +110,44 @@ def _draw_cdf(panel: "Axes", seconds: Mapping[str, "Floats"], looks: Mapping[str
 
 
 def stage_breakdown_figure(summary: Mapping[str, Any]) -> "Figure":
-    """Where the mean request spends its time: one stacked bar per variant, with the seconds in and behind the bars."""
+    """Where the mean request spends its time: one stacked bar per variant, with the time in and behind the bars. Decode
+    often dwarfs the rest, so a second panel shows what comes before it at its own scale."""
     stages = {name: variant["stages_s"] for name, variant in summary["variants"].items()}
-    totals = [sum(seconds.get(stage.key) or 0.0 for stage in STAGES) for seconds in stages.values()]
+    with drawing_style():
+        figure = new_figure(1.6 + 0.5 * len(stages), "Stages: where the time of a mean request goes")
+        whole, before_decode = figure.subplots(1, 2, sharey=True)
+        _draw_stages(whole, stages, STAGES, "from arrival to the last token")
+        _draw_stages(before_decode, stages, [stage for stage in STAGES if stage.key != "decode"], "before decode")
+        whole.set_yticks(range(len(stages)), [literal(name) for name in stages])
+        whole.invert_yaxis()
+        handles, labels = whole.get_legend_handles_labels()
+        legend_below(figure, handles, labels, columns=3)
+    return figure
+
+
+def _draw_stages(
+    panel: "Axes", stages: Mapping[str, Mapping[str, float | None]], shown: Sequence[Stage], title: str
+) -> None:
+    """One stacked bar per variant of the stages that are shown."""
+    totals = [sum(seconds.get(stage.key) or 0.0 for stage in shown) for seconds in stages.values()]
     longest = max(totals, default=0.0) or 1.0
     factor, unit = time_unit([longest])
     digits = decimals_for([longest * factor])
-    with drawing_style():
-        figure = new_figure(1.6 + 0.5 * len(stages), "Stages: where the time of a mean request goes")
-        panel = figure.subplots()
-        lefts = [0.0] * len(stages)
-        for stage in STAGES:
-            widths = [(seconds.get(stage.key) or 0.0) * factor for seconds in stages.values()]
-            panel.barh(range(len(stages)), widths, left=lefts, height=0.62, color=stage.colour, label=stage.label)
-            for place, (left, width) in enumerate(zip(lefts, widths, strict=True)):
-                if width > 0.055 * longest * factor:  # a narrower one has no room for a number
-                    text = number_text(width, digits)
-                    panel.text(left + width / 2, place, text, ha="center", va="center", color=stage.label_colour)
-            lefts = [left + width for left, width in zip(lefts, widths, strict=True)]
-        for place, total in enumerate(lefts):
-            panel.text(total, place, f" {number_text(total, digits)} {unit}", va="center", fontweight="bold")
-        panel.set_yticks(range(len(stages)), [literal(name) for name in stages])
-        panel.invert_yaxis()
-        panel.set_xlim(0, 1.12 * longest * factor)
-        panel.grid(visible=False, axis="y")
-        panel.set_xlabel(f"mean time per request ({unit})")
-        handles, labels = panel.get_legend_handles_labels()
-        legend_below(figure, handles, labels, columns=3)
-    return figure
+    lefts = [0.0] * len(stages)
+    for stage in shown:
+        widths = [(seconds.get(stage.key) or 0.0) * factor for seconds in stages.values()]
+        panel.barh(range(len(stages)), widths, left=lefts, height=0.62, color=stage.colour, label=stage.label)
+        for place, (left, width) in enumerate(zip(lefts, widths, strict=True)):
+            if width > 0.12 * longest * factor:  # a narrower one has no room for a number
+                text = number_text(width, digits)
+                panel.text(left + width / 2, place, text, ha="center", va="center", color=stage.label_colour)
+        lefts = [left + width for left, width in zip(lefts, widths, strict=True)]
+    for place, total in enumerate(lefts):
+        panel.text(total, place, f" {number_text(total, digits)} {unit}", va="center", fontweight="bold")
+    panel.set_title(title)
+    panel.set_xlim(0, 1.25 * longest * factor)
+    panel.grid(visible=False, axis="y")
+    panel.set_xlabel(f"mean time per request ({unit})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,17 +285,33 @@ def all_figures(summary: Mapping[str, Any], requests: "pd.DataFrame", workers: "
     return {stem: settle_layout(figure) for stem, figure in figures.items()}
 
 
-def save_figures(
-    folder: Path, summary: Mapping[str, Any], requests: "pd.DataFrame", workers: "pd.DataFrame"
-) -> list[Path]:
+@dataclass(frozen=True, slots=True)
+class DrawnFigure:
+    """A figure as the contents of two files. Drawing takes a second or so: do it once and use it everywhere."""
+
+    title: str
+    svg: bytes
+    png: bytes
+
+
+def draw_figures(
+    summary: Mapping[str, Any], requests: "pd.DataFrame", workers: "pd.DataFrame"
+) -> dict[str, DrawnFigure]:
+    """Every figure of a run, drawn, by the stem of its file name."""
+    return {
+        stem: DrawnFigure(figure.get_suptitle(), figure_bytes(figure, "svg"), figure_bytes(figure, "png"))
+        for stem, figure in all_figures(summary, requests, workers).items()
+    }
+
+
+def save_figures(folder: Path, figures: Mapping[str, DrawnFigure]) -> list[Path]:
     """Write every figure as SVG and PNG into ``folder``, which is made if need be. Returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    formats: tuple[Literal["svg", "png"], ...] = ("svg", "png")
     paths = []
-    for stem, figure in all_figures(summary, requests, workers).items():
-        for file_format in formats:
-            path = folder / f"{stem}.{file_format}"
-            path.write_bytes(figure_bytes(figure, file_format))
+    for stem, figure in figures.items():
+        for suffix, contents in (("svg", figure.svg), ("png", figure.png)):
+            path = folder / f"{stem}.{suffix}"
+            path.write_bytes(contents)
             paths.append(path)
     return paths
 

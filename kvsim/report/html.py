@@ -8,15 +8,11 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kvsim.report.figures import all_figures
-from kvsim.report.style import GRID, INK, MUTED, STAGES, duration_texts, figure_bytes
+from kvsim.report.figures import DrawnFigure
+from kvsim.report.style import GRID, INK, MUTED, STAGES, duration_texts
 from kvsim.report.terminal import Row, comparison_sections
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 CLOSE_SHARE = 0.02  # means of one run that differ by less are not called different
 
@@ -33,8 +29,7 @@ _CAPTIONS = {
 def write_report(
     folder: Path,
     summary: Mapping[str, Any],
-    requests: "pd.DataFrame",
-    workers: "pd.DataFrame",
+    figures: Mapping[str, DrawnFigure],
     resolved_yaml: str,
     definitions: Mapping[str, tuple[str, str]],
 ) -> Path:
@@ -43,7 +38,6 @@ def write_report(
     ``definitions`` maps a key of the summary (``ttft_s``, or ``stages_s.prefill`` for one of several) to its unit and
     its meaning; both are shown as they are, the meaning also as a tooltip in the table.
     """
-    figures = all_figures(summary, requests, workers)
     body = "\n".join(
         (
             _header(summary),
@@ -198,17 +192,18 @@ def _definitions(definitions: Mapping[str, tuple[str, str]]) -> str:
     return f"<details><summary>What the numbers mean</summary><dl>{items}</dl></details>"
 
 
-def _inline_figure(stem: str, figure: "Figure") -> str:
-    """The figure as SVG within the page: ids made unique, inks taken from the page, no prologue, no namespaces."""
-    svg = figure_bytes(figure, "svg", background="none").decode()
-    svg = svg[svg.index("<svg") :]
+def _inline_figure(stem: str, figure: DrawnFigure) -> str:
+    """The figure as SVG within the page: ids made unique, inks taken from the page, no prologue, no namespaces, and the
+    white sheet that it is drawn on (its first patch) taken away."""
+    svg = figure.svg.decode()
+    svg = svg[svg.index("<svg") :].replace("fill: #ffffff", "fill: none", 1)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r'\bid="', f'id="{stem}-', svg)
     svg = svg.replace("url(#", f"url(#{stem}-").replace('href="#', f'href="#{stem}-')
     svg = svg.replace("*{stroke-linejoin", "figure svg *{stroke-linejoin")
     for ink, variable in ((INK, "ink"), (MUTED, "muted"), (GRID, "grid")):
         svg = svg.replace(ink, f"var(--{variable})")
-    label = escape(figure.get_suptitle())
+    label = escape(figure.title)
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
     return f'<figure><div class="wide">{svg}</div><figcaption>{_CAPTIONS[stem]}</figcaption></figure>'
 
