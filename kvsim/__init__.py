@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from kvsim.errors import KvsimError, RunFolderError, ScenarioError, TraceError
     from kvsim.metrics import DEFINITIONS, STAGES
     from kvsim.replay import ReplayResult, replay_file
+    from kvsim.run_folder import RunFolder, load_run
     from kvsim.scenario import Scenario, Variant, load_scenario, scenario_from_mapping
-    from kvsim.study import RunFolder, VariantResult, load_run, run_scenario, simulate, workload_of
+    from kvsim.study import VariantResult, run_scenario, simulate, workload_of
     from kvsim.version import VERSION as __version__  # noqa: N811
 
 _HOMES = {
@@ -35,9 +36,9 @@ _HOMES = {
     "Variant": "kvsim.scenario",
     "load_scenario": "kvsim.scenario",
     "scenario_from_mapping": "kvsim.scenario",
-    "RunFolder": "kvsim.study",
+    "RunFolder": "kvsim.run_folder",
     "VariantResult": "kvsim.study",
-    "load_run": "kvsim.study",
+    "load_run": "kvsim.run_folder",
     "run_scenario": "kvsim.study",
     "simulate": "kvsim.study",
     "workload_of": "kvsim.study",

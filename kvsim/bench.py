@@ -15,8 +15,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from kvsim.errors import KvsimError
+from kvsim.run_folder import load_run
 from kvsim.scenario import load_scenario
-from kvsim.study import load_run
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -37,6 +37,13 @@ class Kind(StrEnum):
     NICS = "nics"
 
 
+class Engine(StrEnum):
+    """What ``kvsim sweep`` runs points on."""
+
+    PROCESSES = "processes"
+    RAY = "ray"
+
+
 def main() -> None:
     """Entry point of the ``kvsim`` command."""
     try:
@@ -85,6 +92,7 @@ def run(
 ) -> None:
     """Simulate every variant of a scenario, compare them and write a run folder."""
     from kvsim.report.terminal import comparison_table, print_table, run_progress  # noqa: PLC0415
+    from kvsim.run_folder import SUMMARY  # noqa: PLC0415
     from kvsim.scenario import load_scenario  # noqa: PLC0415
     from kvsim.study import run_scenario  # noqa: PLC0415
 
@@ -95,7 +103,12 @@ def run(
         def advance(finished: int, total: int, variant: str) -> None:
             bar.advance_to(finished, total=total, description=variant)
 
-        result = run_scenario(loaded, folder, record=record, timeline=timeline, report=report, advance=advance)
+        try:
+            result = run_scenario(loaded, folder, record=record, timeline=timeline, report=report, advance=advance)
+        except KeyboardInterrupt:
+            kept = f"the variants that had finished are in {folder}" if (folder / SUMMARY).is_file() else "nothing kept"
+            typer.echo(f"interrupted; {kept}", err=True)
+            raise typer.Exit(130) from None
     print_table(comparison_table(result.summary))
     for note in _notes(result.summary):
         typer.echo(f"note: {note}", err=True)
@@ -110,6 +123,7 @@ def replay(
 ) -> None:
     """Feed a recorded run to a fresh scheduler and compare every command; exit status 1 if one differs."""
     from kvsim.core.messages import RequestId  # noqa: PLC0415
+    from kvsim.errors import RunFolderError  # noqa: PLC0415
     from kvsim.record import read_header, read_records  # noqa: PLC0415
     from kvsim.replay import replay_file  # noqa: PLC0415
     from kvsim.story import tell  # noqa: PLC0415
@@ -118,7 +132,9 @@ def replay(
     for name, path in _records(run_path, variant).items():
         if request is not None:
             lines = list(tell(read_header(path).cluster, read_records(path), RequestId(request)))
-            typer.echo(f"{name}: request {request}" + ("" if lines else " is not in this run"))
+            if not lines:
+                raise RunFolderError(f"{path}: request {request} is not in this run; requests count from 0")
+            typer.echo(f"{name}: request {request}")
             for line in lines:
                 typer.echo(line)
             continue
@@ -130,6 +146,90 @@ def replay(
             typer.echo(f"{name}: different, first in {result.difference}")
     if differs:
         raise typer.Exit(1)
+
+
+@app.command()
+def sweep(
+    scenario: ScenarioPath,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vary",
+            help="Values of a dotted key: 'V1,V2,...' or 'START:STOP:STEP UNIT'. Repeated: every combination. "
+            "Instead of the section 'sweep' of the file.",
+            metavar="KEY=VALUES",
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="As for 'kvsim run'.", metavar="KEY=VALUE")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="First seed, instead of the scenario's.", min=0)] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Seeds of each combination; several give intervals.", min=1, show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write, or to go on in [default: sweeps/NAME].", show_default=False),
+    ] = None,
+    engine: Annotated[Engine, typer.Option(help="What runs the points.")] = Engine.PROCESSES,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes at a time [default: one per core].", min=1, show_default=False)
+    ] = None,
+    figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
+) -> None:
+    """Simulate a scenario over a grid of values and seeds; the same command goes on where it was stopped."""
+    from kvsim.report.sweep_table import points_progress, sweep_table  # noqa: PLC0415
+    from kvsim.report.terminal import print_table  # noqa: PLC0415
+    from kvsim.sweep import run_sweep  # noqa: PLC0415
+
+    finished = 0
+    try:
+        with points_progress() as bar:
+
+            def advance(phase: str, done: int, total: int, before: int) -> None:
+                nonlocal finished
+                finished = before + done
+                bar.advance_to(f"{phase} ({before} were finished)" if before else phase, done, total)
+
+            result = run_sweep(
+                scenario,
+                vary or (),
+                seeds,
+                out,
+                engine.value,
+                overrides=overrides or (),
+                seed=seed,
+                workers=workers,
+                figures=figures,
+                advance=advance,
+            )
+    except KeyboardInterrupt:
+        kept = f"{finished} points are finished and kept; the same command goes on with the others"
+        typer.echo(f"interrupted; {kept}", err=True)
+        raise typer.Exit(130) from None
+    print_table(sweep_table(result.statistics(), result.differences(), result.layout.knobs))
+    for note in result.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"wrote {result.path}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders; the others are compared with the first.", metavar="RUN...")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/compare"),
+) -> None:
+    """Put finished runs side by side, with the differences and how sure they are."""
+    from kvsim.compare import compare_runs, find_candidates, joint_summary, write_comparison  # noqa: PLC0415
+    from kvsim.report.compare_table import difference_table  # noqa: PLC0415
+    from kvsim.report.terminal import comparison_table, print_table  # noqa: PLC0415
+
+    comparison = compare_runs(runs)
+    folder = write_comparison(comparison, out)
+    print_table(comparison_table(joint_summary(find_candidates(runs))))
+    print_table(difference_table(comparison))
+    typer.echo(f"wrote {folder}")
 
 
 @app.command("list")
@@ -170,7 +270,7 @@ def bench_simulator(
 
 def _records(run_path: Path, variant: str | None) -> dict[str, Path]:
     from kvsim.errors import RunFolderError  # noqa: PLC0415
-    from kvsim.study import load_run  # noqa: PLC0415
+    from kvsim.run_folder import load_run  # noqa: PLC0415
 
     found = load_run(run_path).records
     if not found:

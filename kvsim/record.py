@@ -7,6 +7,7 @@ record gives the same bytes.
 
 import gzip
 import io
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,8 @@ from kvsim.errors import RunFolderError
 RECORD_VERSION = 1
 RECORD_SUFFIX = ".jsonl.gz"
 COMPRESSION_LEVEL = 5
+DAMAGE = (msgspec.DecodeError, UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error)
+"""What reading a file raises that is cut off, was changed, or never was a record."""
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -68,20 +71,20 @@ class RecordWriter:
 def read_header(path: Path) -> Header:
     """The first line of a record file. Raises RunFolderError if it is none."""
     with _open(path) as lines:
-        return _decode_header(path, lines.readline())
+        return _read_header(path, lines)
 
 
 def read_records(path: Path) -> Iterator[Record]:
     """Every call in order. Raises RunFolderError, with the line, at the first one that is damaged."""
     decode = msgspec.json.Decoder(Record).decode
     with _open(path) as lines:
-        _decode_header(path, lines.readline())
-        number = 1
+        _read_header(path, lines)
+        number = 2
         try:
             for line in lines:
-                number += 1
                 yield decode(line)
-        except (msgspec.DecodeError, EOFError, gzip.BadGzipFile) as error:
+                number += 1
+        except DAMAGE as error:
             raise RunFolderError(f"{path}:{number}: damaged record: {error}") from error
 
 
@@ -91,10 +94,10 @@ def _open(path: Path) -> gzip.GzipFile:
     return gzip.open(path, "rb")
 
 
-def _decode_header(path: Path, line: bytes) -> Header:
+def _read_header(path: Path, lines: gzip.GzipFile) -> Header:
     try:
-        header = msgspec.json.decode(line, type=Header)
-    except msgspec.DecodeError as error:
+        header = msgspec.json.decode(lines.readline(), type=Header)
+    except DAMAGE as error:
         raise RunFolderError(f"{path}:1: this is no kvsim record: {error}") from error
     if header.kvsim_record != RECORD_VERSION:
         raise RunFolderError(f"{path}:1: record version {header.kvsim_record}, this kvsim reads {RECORD_VERSION}")

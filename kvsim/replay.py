@@ -13,6 +13,7 @@ import msgspec
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import Command, Record
 from kvsim.core.scheduler import Scheduler
+from kvsim.errors import RunFolderError
 from kvsim.record import read_header, read_records
 
 
@@ -71,4 +72,7 @@ def replay(cluster: ClusterSpec, records: Iterable[Record], variant: str = "") -
 def replay_file(path: Path) -> ReplayResult:
     """Replay a record file. Raises RunFolderError if it cannot be read."""
     header = read_header(path)
-    return replay(header.cluster, read_records(path), header.variant)
+    try:
+        return replay(header.cluster, read_records(path), header.variant)
+    except (AssertionError, KeyError) as error:
+        raise RunFolderError(f"{path}: damaged record: its events cannot have happened: {error}") from error

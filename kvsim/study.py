@@ -10,21 +10,27 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kvsim.errors import RunFolderError, ScenarioError
+from kvsim.errors import ScenarioError
 from kvsim.metrics import Collector, RunColumns, summarise, write_requests_parquet, write_workers_parquet
 from kvsim.record import RECORD_SUFFIX, RecordWriter, read_header, read_records
+from kvsim.run_folder import (
+    FIGURES,
+    RECORDS,
+    REQUESTS,
+    SCENARIO,
+    SUMMARY,
+    TIMELINE,
+    WORKERS,
+    RunFolder,
+    prepare_folder,
+    remove_empty_parts,
+)
 from kvsim.scenario import Scenario, Variant, check_fits, dump_resolved
 from kvsim.sim.driver import Observer, Simulation
 from kvsim.version import VERSION
 from kvsim.workload import Workload, generate
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-SUMMARY, SCENARIO, REQUESTS, WORKERS = "summary.json", "scenario.yaml", "requests.parquet", "workers.parquet"
-REPORT, TIMELINE, RECORDS, FIGURES = "report.html", "trace.json", "records", "figures"
 
 Advance = Callable[[int, int, str], None]
 """Is told how far a run is: requests finished in all variants so far, requests of all variants, the variant's name."""
@@ -38,53 +44,6 @@ class VariantResult:
     columns: RunColumns
     summary: dict[str, Any]
     simulator_events: int
-
-
-@dataclass(frozen=True, slots=True)
-class RunFolder:
-    """A finished run on disk. Tables are read when they are asked for."""
-
-    path: Path
-    summary: dict[str, Any]
-
-    @property
-    def requests(self) -> "pd.DataFrame":
-        """One row a request and variant; instants are nullable integer nanoseconds."""
-        import pandas as pd  # noqa: PLC0415  # heavy
-
-        return pd.read_parquet(self.path / REQUESTS)
-
-    @property
-    def workers(self) -> "pd.DataFrame":
-        """Time series of every worker and variant."""
-        import pandas as pd  # noqa: PLC0415  # heavy
-
-        return pd.read_parquet(self.path / WORKERS)
-
-    @property
-    def scenario(self) -> str:
-        """The fully resolved scenario as YAML."""
-        return (self.path / SCENARIO).read_text(encoding="utf-8")
-
-    @property
-    def records(self) -> dict[str, Path]:
-        """Record files by variant, in the order of the scenario; empty if the run was not recorded."""
-        files = {name: self.path / RECORDS / f"{name}{RECORD_SUFFIX}" for name in self.summary["variants"]}
-        return {name: file for name, file in files.items() if file.is_file()}
-
-
-def load_run(path: Path | str) -> RunFolder:
-    """Open a run folder. Raises RunFolderError if it is none."""
-    folder = Path(path)
-    try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunFolderError(f"{folder}: no run folder: it holds no {SUMMARY}") from None
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{folder / SUMMARY}: cannot be read: {error}") from error
-    if not isinstance(summary, dict) or not isinstance(summary.get("variants"), dict):
-        raise RunFolderError(f"{folder / SUMMARY}: this is no summary of a kvsim run")
-    return RunFolder(folder, summary)
 
 
 def link_rates(variant: Variant) -> list[float]:
@@ -134,8 +93,8 @@ def run_scenario(
     Everything that a user can have got wrong is found before the first variant starts. If the run is interrupted, the
     variants that are finished are written all the same, and the interruption goes on.
     """
-    folder = prepare_folder(Path(out))
     workloads = {variant.name: workload_of(scenario, variant) for variant in scenario.variants}
+    folder = prepare_folder(Path(out))  # last, as it removes the results of an earlier run
     results: dict[str, VariantResult] = {}
     with ExitStack() as stack:
         records = folder / RECORDS
@@ -156,6 +115,8 @@ def run_scenario(
         finally:
             if results:
                 run = _write(folder, scenario, results, complete=len(results) == len(scenario.variants))
+            else:
+                remove_empty_parts(folder)
         if timeline:
             _write_timeline(folder, records, tuple(results))
     if report:
@@ -166,29 +127,13 @@ def run_scenario(
 def write_run_report(run: RunFolder) -> None:
     """Draw the figures and the HTML report of a run folder."""
     from kvsim.metrics import DEFINITIONS  # noqa: PLC0415
-    from kvsim.report.figures import save_figures  # noqa: PLC0415  # matplotlib and pandas are heavy
+    from kvsim.report.figures import draw_figures, save_figures  # noqa: PLC0415  # matplotlib and pandas are heavy
     from kvsim.report.html import write_report  # noqa: PLC0415
 
-    requests, workers = run.requests, run.workers
-    save_figures(run.path / FIGURES, run.summary, requests, workers)
+    figures = draw_figures(run.summary, run.requests, run.workers)
+    save_figures(run.path / FIGURES, figures)
     definitions = {key: (definition.unit, definition.text) for key, definition in DEFINITIONS.items()}
-    write_report(run.path, run.summary, requests, workers, run.scenario, definitions)
-
-
-def prepare_folder(folder: Path) -> Path:
-    """Make the folder, or take over one of an earlier run and remove that run's files. Raises RunFolderError if it
-    holds something else."""
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"{folder}: is a file; give a folder with --out")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / SUMMARY).is_file():
-        raise RunFolderError(f"{folder}: is not empty and holds no kvsim run; give another folder with --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (SUMMARY, SCENARIO, REQUESTS, WORKERS, REPORT, TIMELINE):
-        (folder / name).unlink(missing_ok=True)
-    for part in (RECORDS, FIGURES):
-        for file in sorted((folder / part).glob("*")):
-            file.unlink()
-    return folder
+    write_report(run.path, run.summary, figures, run.scenario, definitions)
 
 
 def _simulate_recorded(
@@ -196,8 +141,13 @@ def _simulate_recorded(
 ) -> VariantResult:
     if records is None:
         return simulate(variant, workload, watch)
-    with RecordWriter(records / f"{variant.name}{RECORD_SUFFIX}", variant.name, variant.cluster) as writer:
-        return simulate(variant, workload, (writer.observe, *watch))
+    path = records / f"{variant.name}{RECORD_SUFFIX}"
+    try:
+        with RecordWriter(path, variant.name, variant.cluster) as writer:
+            return simulate(variant, workload, (writer.observe, *watch))
+    except BaseException:
+        path.unlink(missing_ok=True)  # half a record is of no use to anybody
+        raise
 
 
 def _watcher(advance: Advance | None, name: str, done: int, total: int) -> tuple[Observer, ...]:

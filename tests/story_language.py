@@ -150,12 +150,11 @@ def show(command: Command, names: list[str]) -> str:
             return f"{names[worker]} cuts run{run}"
         case StartTransfer():
             layers = f"layers {command.first_layer}..{command.first_layer + command.layers - 1}"
-            ends = f"{names[command.source]} {runs(command.source_blocks)} -> {names[command.target]} "
+            source = f"{names[command.source]} {runs(command.source_blocks)}"
+            target = f"{names[command.target]} {runs(command.target_blocks)}"
             last = ", the last" if command.last else ""
-            return (
-                f"{command.kind} t{command.transfer} of r{command.request}: {ends}{runs(command.target_blocks)}, {layers}, "
-                f"{command.size_bytes} B in {command.operations}{last}"
-            )
+            size = f"{command.size_bytes} B in {command.operations}{last}"
+            return f"{command.kind} t{command.transfer} of r{command.request}: {source} -> {target}, {layers}, {size}"
         case FinishRequest(request, why):
             return f"r{request} ends: {why}"
 

@@ -24,7 +24,7 @@ class Phase(Enum):
 
 
 NEXT_PHASES: dict[Phase, tuple[Phase, ...]] = {
-    Phase.ARRIVED: (Phase.WAITING_MEMORY, Phase.WAITING_PREFILL, Phase.FINISHED),
+    Phase.ARRIVED: (Phase.WAITING_MEMORY, Phase.WAITING_PREFILL),
     # push asks for decode memory before the prefill, pull after it
     Phase.WAITING_MEMORY: (Phase.WAITING_PREFILL, Phase.TRANSFERRING, Phase.FINISHED),
     Phase.WAITING_PREFILL: (Phase.PREFILLING, Phase.FINISHED),

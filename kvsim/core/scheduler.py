@@ -6,13 +6,13 @@ worker) say what a worker does next. Read ``messages`` first, then this file fro
 It reads no clock, draws no random number and does no I/O. The same events give the same commands, byte for byte.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from kvsim.core.batching import layers_to_start
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.colocated_engine import ColocatedEngine
+from kvsim.core.event_order import event_key
 from kvsim.core.fleet import Fleet
 from kvsim.core.handover import HandOver
 from kvsim.core.messages import (
@@ -31,29 +31,9 @@ from kvsim.core.messages import (
 )
 from kvsim.core.outbox import Outbox
 from kvsim.core.request import Phase, RequestState
+from kvsim.core.waits import PrefillWaits
 
 Ended = tuple[list[RequestState], list[RequestState]]
-
-EVENT_ORDER: Final[dict[type, int]] = {
-    DecodeAdvanced: 0,  # the next decode step begins before anything else of the same instant is known
-    TransferReleased: 1,
-    TransferDone: 2,
-    LayersReady: 3,
-    PrefillDone: 4,
-    RequestArrived: 5,
-    DeadlineReached: 6,
-}
-
-
-def event_key(event: Event) -> tuple[int, int, int]:
-    """The fixed order of events within one instant."""
-    if isinstance(event, DecodeAdvanced | PrefillDone | LayersReady):
-        return EVENT_ORDER[type(event)], event.worker, event.run
-    if isinstance(event, TransferDone | TransferReleased):
-        return EVENT_ORDER[type(event)], event.transfer, 0
-    if isinstance(event, RequestArrived):
-        return EVENT_ORDER[RequestArrived], event.request.id, 0
-    return EVENT_ORDER[type(event)], 0, 0
 
 
 class Scheduler:
@@ -71,7 +51,7 @@ class Scheduler:
         self._fleet = Fleet(cluster)
         self._handover = HandOver(cluster)
         self._states: dict[RequestId, RequestState] = {}
-        self._waits: deque[tuple[int, RequestState]] = deque()
+        self._waits = PrefillWaits(cluster.policy.prefill_wait_max_ns)
         self._on: dict[type, Callable[..., None]] = {
             RequestArrived: self._on_request_arrived,
             LayersReady: self._on_layers_ready,
@@ -95,17 +75,17 @@ class Scheduler:
             advanced = sum([type(event) is DecodeAdvanced for event in ordered])
             for index, event in enumerate(ordered):
                 if index == advanced:
-                    self._settle()  # see EVENT_ORDER
+                    self._settle()  # see EVENT_ORDER in event_order
                 self._on[type(event)](event)
-        if self._waits:
-            self._expire_waits()
+        for state in self._waits.expire(now_ns):
+            self._give_up(state)
         self._settle()
         return self._out.take()
 
     @property
     def deadline_ns(self) -> int | None:
         """When the request that has waited longest gives up; None if nothing is due."""
-        return self._waits[0][0] if self._waits else None
+        return self._waits.deadline_ns
 
     @property
     def requests_live(self) -> int:
@@ -134,8 +114,7 @@ class Scheduler:
         generated_max = min(request.output_tokens_max, self._fleet.room_tokens(worker, request.prompt_tokens))
         state = RequestState(request, Phase.ARRIVED, generated_max, worker, context_tokens=request.prompt_tokens)
         self._states[request.id] = state
-        if self._policy.prefill_wait_max_ns is not None:
-            self._waits.append((self._now_ns + self._policy.prefill_wait_max_ns, state))
+        self._waits.add(state, self._now_ns)
         self._wait_for_prefill(state)
 
     def _on_layers_ready(self, event: LayersReady) -> None:
@@ -298,17 +277,6 @@ class Scheduler:
                 state.enter(Phase.FINISHED)
                 del self._states[state.request.id]
         self._fleet.touch(engine.spec.id)
-
-    def _expire_waits(self) -> None:
-        """Reject those that have waited too long for their first prefill; forget the waits of those that have not."""
-        while self._waits:
-            deadline_ns, state = self._waits[0]
-            waits = state.phase in (Phase.WAITING_MEMORY, Phase.WAITING_PREFILL) and state.generated == 0
-            if waits and deadline_ns > self._now_ns:
-                break
-            self._waits.popleft()
-            if waits:
-                self._give_up(state)
 
     def _give_up(self, state: RequestState) -> None:
         """Reject a request that nobody has begun to serve; whoever waits behind it may be served now."""

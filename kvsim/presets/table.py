@@ -23,7 +23,7 @@ def presets_table(kind: str) -> "Table":
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_lines=True)
     table.add_column("name", no_wrap=True)
     table.add_column("values")
-    table.add_column("source")
+    table.add_column("source", overflow="fold")
     for preset in LOADERS[kind]().values():
         values = ", ".join(f"{key} {value}" for key, value in preset.fields.items() if key != "name")
         table.add_row(preset.name, values, preset.source)

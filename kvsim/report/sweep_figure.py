@@ -5,10 +5,10 @@ values. More: a figure per combination of the others. This module must not compu
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvsim.report.style import (
+    MUTED,
     LineLook,
     decimals_for,
     drawing_style,
@@ -17,9 +17,9 @@ from kvsim.report.style import (
     new_figure,
     number_text,
     settle_layout,
-    time_unit,
     variant_looks,
 )
+from kvsim.report.sweep_looks import Scale, places_of, scales_of, short_names, value_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,42 +31,23 @@ COLUMNS_MAX = 4  # panels side by side
 TICKS_MAX = 9
 LOG_SPAN_X, LOG_SPAN_Y = 20.0, 50.0
 
-LABELS = {
-    "e2e_s.mean": "E2E, mean",
-    "ttft_s.p99": "TTFT, p99",
-    "tpot_s.p99": "TPOT, p99",
-    "slo_attainment": "SLO attainment",
-    "goodput_req_per_s": "goodput",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    """How a metric is shown: ``value * factor`` in ``unit``."""
-
-    metric: str
-    factor: float
-    unit: str
-
-    @property
-    def label(self) -> str:
-        return LABELS[self.metric]
-
 
 def sweep_figures(statistics: "pd.DataFrame", knobs: Sequence[str], variants: Sequence[str]) -> "dict[str, Figure]":
     """Every figure of a sweep by its file name's stem; at most ``FIGURES_MAX``.
 
-    ``statistics`` has a row per combination, variant and metric, with the columns of ``knobs``, ``variant``, ``metric``,
-    ``mean``, ``low``, ``high``. ``variants`` fixes the order and with it the colours.
+    ``statistics`` has a row per combination, variant and metric, with the columns of ``knobs``, ``variant``,
+    ``metric``, ``mean``, ``low``, ``high``. ``variants`` fixes the order and with it the colours.
     """
-    scales = _scales(statistics)
+    scales = scales_of(statistics)
     across, beside, *others = _ranked(statistics, knobs)
     names = short_names(knobs)
     groups = [("", statistics)]
     if others:
         groups = [
-            (", ".join(f"{names[knob]} = {value:g}" if isinstance(value, float) else f"{names[knob]} = {value}"
-                       for knob, value in zip(others, values, strict=True)), rows)
+            (
+                ", ".join(f"{names[knob]} = {value_text(value)}" for knob, value in zip(others, values, strict=True)),
+                rows,
+            )
             for values, rows in statistics.groupby(list(others), sort=False)
         ][:FIGURES_MAX]
     figures = {}
@@ -76,20 +57,6 @@ def sweep_figures(statistics: "pd.DataFrame", knobs: Sequence[str], variants: Se
         figure = draw(rows, across, beside, scales, variants, names, fixed)
         figures["sweep" if len(groups) == 1 else f"sweep-{number}"] = settle_layout(figure)
     return figures
-
-
-def short_names(columns: Sequence[str]) -> dict[str, str]:
-    """The last two parts of each dotted name, or as many as tell all apart."""
-    most = max((column.count(".") + 1 for column in columns), default=1)
-    for parts in range(2, most + 1):
-        short = {column: ".".join(column.split(" (")[0].split(".")[-parts:]) + _unit(column) for column in columns}
-        if len(set(short.values())) == len(columns):
-            return short
-    return {column: column for column in columns}
-
-
-def _unit(column: str) -> str:
-    return column[column.index(" (") :] if " (" in column else ""
 
 
 def _ranked(statistics: "pd.DataFrame", knobs: Sequence[str]) -> list[Any]:
@@ -102,22 +69,6 @@ def _ranked(statistics: "pd.DataFrame", knobs: Sequence[str]) -> list[Any]:
     return ranked + [None] * (2 - len(ranked))
 
 
-def _scales(statistics: "pd.DataFrame") -> list[_Scale]:
-    """Four metrics: the latencies, and SLO attainment, or goodput where no objective is set."""
-    present = [metric for metric in LABELS if metric in set(statistics["metric"])]
-    if "slo_attainment" in present and "goodput_req_per_s" in present:
-        present.remove("goodput_req_per_s")
-    scales = []
-    for metric in present:
-        if metric == "slo_attainment":
-            scales.append(_Scale(metric, 100.0, "%"))
-        elif metric == "goodput_req_per_s":
-            scales.append(_Scale(metric, 1.0, "req/s"))
-        else:
-            scales.append(_Scale(metric, *time_unit(statistics.loc[statistics["metric"] == metric, "mean"])))
-    return scales
-
-
 def _title(fixed: str, knobs: Sequence[str | None], names: Mapping[str, str]) -> str:
     over = " and ".join(literal(names[knob].split(" (")[0]) for knob in knobs if knob is not None)
     title = f"Sweep over {over}" if over else "Sweep over seeds"
@@ -128,7 +79,7 @@ def _panels(
     rows: "pd.DataFrame",
     across: str | None,
     beside: str | None,
-    scales: Sequence[_Scale],
+    scales: Sequence[Scale],
     variants: Sequence[str],
     names: Mapping[str, str],
     fixed: str,
@@ -142,6 +93,7 @@ def _panels(
             panels = list(figure.subplots((len(scales) + 1) // 2, 2, squeeze=False).flat)
             for panel, scale in zip(panels, scales, strict=False):
                 _draw_lines(panel, rows, across, scale, looks)
+                _set_y(panel, rows, scale)
                 panel.set_title(scale.label)
                 panel.set_ylabel(scale.unit + panel.get_ylabel())
                 panel.set_xlabel(literal(names[across]) if across is not None else "")
@@ -154,33 +106,32 @@ def _panels(
             for line, scale in zip(grid, scales, strict=True):
                 for panel, value in zip(line, values, strict=True):
                     _draw_lines(panel, rows[rows[beside] == value], across, scale, looks)
+                _set_y(line[0], rows, scale)  # the others share it
                 line[0].set_ylabel(f"{scale.label}\n{scale.unit}{line[0].get_ylabel()}")
-                for panel in line[1:]:
-                    panel.set_ylabel("")
             for panel, value in zip(grid[0], values, strict=True):
-                panel.set_title(f"{literal(names[beside])}: {literal(_text(value))}")
+                panel.set_title(f"{literal(names[beside])}: {literal(value_text(value))}")
             for panel in grid[-1]:
                 panel.set_xlabel(literal(names[across]) if across is not None else "")
-        _legend(figure, looks)
+        _legend(figure, rows, looks)
     return figure
 
 
 def _draw_lines(
-    panel: "Axes", rows: "pd.DataFrame", across: str | None, scale: _Scale, looks: Mapping[str, LineLook]
+    panel: "Axes", rows: "pd.DataFrame", across: str | None, scale: Scale, looks: Mapping[str, LineLook]
 ) -> None:
     """A line per variant; its interval is shaded, or without a knob a bar at each variant's point."""
     of_metric = rows[rows["metric"] == scale.metric]
     if across is None:
         _draw_points(panel, of_metric, scale, looks)
         return
-    places = _places(of_metric[across])
+    places = places_of(rows[across])
     for name, look in looks.items():
         line = of_metric[of_metric["variant"] == name]
-        x = [places[value] for value in line[across]]
+        line = line.assign(place=line[across].map(places)).sort_values("place", kind="stable")
+        x = line["place"].to_numpy()
         mean, low, high = (line[column].to_numpy() * scale.factor for column in ("mean", "low", "high"))
         panel.plot(x, mean, linestyle=look.dashes, color=look.colour, marker="o", markersize=3, label=literal(name))
         panel.fill_between(x, low, high, color=look.colour, alpha=0.2, linewidth=0)
-    _set_y(panel, of_metric["mean"] * scale.factor, scale)
     ticks = list(places.items())
     if any(isinstance(value, str) for value in places):
         panel.set_xticks([place for _, place in ticks], [literal(str(value)) for value, _ in ticks])
@@ -193,21 +144,23 @@ def _draw_lines(
         panel.set_xticks(numbers[:: -(-len(numbers) // TICKS_MAX)])
         panel.xaxis.set_major_formatter("{x:g}")
     elif len(numbers) <= TICKS_MAX:
-        panel.set_xticks(numbers, [_text(number) for number in numbers])
+        panel.set_xticks(numbers, [value_text(number) for number in numbers])
 
 
-def _draw_points(panel: "Axes", rows: "pd.DataFrame", scale: _Scale, looks: Mapping[str, LineLook]) -> None:
+def _draw_points(panel: "Axes", rows: "pd.DataFrame", scale: Scale, looks: Mapping[str, LineLook]) -> None:
     for place, (name, look) in enumerate(looks.items()):
         row = rows[rows["variant"] == name]
         mean = row["mean"].to_numpy() * scale.factor
         reach = (row["high"] - row["mean"]).to_numpy() * scale.factor
-        panel.errorbar([place] * len(mean), mean, yerr=reach, color=look.colour, marker="o", capsize=4, linestyle="none")
+        panel.errorbar(
+            [place] * len(mean), mean, yerr=reach, color=look.colour, marker="o", capsize=4, linestyle="none"
+        )
     panel.set_xticks(range(len(looks)), [literal(name) for name in looks])
     panel.set_xlim(-0.5, len(looks) - 0.5)
-    panel.set_ylim(bottom=0)
 
 
-def _set_y(panel: "Axes", means: "pd.Series[float]", scale: _Scale) -> None:
+def _set_y(panel: "Axes", rows: "pd.DataFrame", scale: Scale) -> None:
+    means = rows.loc[rows["metric"] == scale.metric, "mean"] * scale.factor
     if scale.unit == "%":
         panel.set_ylim(0, 102)
     elif scale.metric != "goodput_req_per_s" and means.min() > 0 and means.max() > LOG_SPAN_Y * means.min():
@@ -223,7 +176,7 @@ def _heat_maps(
     rows: "pd.DataFrame",
     across: str | None,
     beside: str | None,
-    scales: Sequence[_Scale],
+    scales: Sequence[Scale],
     variants: Sequence[str],
     names: Mapping[str, str],
     fixed: str,
@@ -231,7 +184,7 @@ def _heat_maps(
     """A row per variant, a column each for the first and the last metric; the variants share the colours."""
     assert across is not None, "heat maps need two knobs"
     assert beside is not None, "heat maps need two knobs"
-    x, y = list(_places(rows[across])), list(_places(rows[beside]))
+    x, y = list(places_of(rows[across])), list(places_of(rows[beside]))
     shown = list(dict.fromkeys((scales[0], scales[-1])))
     with drawing_style():
         figure = new_figure(0.9 + 2.8 * len(variants), _title(fixed, (across, beside), names))
@@ -245,8 +198,8 @@ def _heat_maps(
                 image = panel.imshow(values, origin="lower", aspect="auto", cmap="cividis", vmin=least, vmax=most)
                 _write_values(panel, values, (least + most) / 2)
                 panel.set_title(f"{literal(name)}: {scale.label} ({scale.unit})")
-                panel.set_xticks(range(len(x)), [literal(_text(value)) for value in x])
-                panel.set_yticks(range(len(y)), [literal(_text(value)) for value in y])
+                panel.set_xticks(range(len(x)), [literal(value_text(value)) for value in x])
+                panel.set_yticks(range(len(y)), [literal(value_text(value)) for value in y])
                 panel.grid(visible=False)
             figure.colorbar(image, ax=list(grid[:, column]), shrink=0.6)
             grid[-1, column].set_xlabel(literal(names[across]))
@@ -257,29 +210,24 @@ def _heat_maps(
 
 def _write_values(panel: "Axes", values: Any, middle: float) -> None:
     """The number in each cell, dark on light and light on dark; none where they would not fit."""
+    from numpy import isfinite  # noqa: PLC0415
+
     if values.shape[1] > 8:
         return
-    digits = decimals_for([float(abs(values[values == values]).max(initial=0.0))])
+    digits = decimals_for([float(abs(values[isfinite(values)]).max(initial=0.0))])
     for y, line in enumerate(values):
         for x, value in enumerate(line):
             colour = "#000000" if value > middle else "#ffffff"
             panel.text(x, y, number_text(float(value), digits), ha="center", va="center", color=colour, fontsize=8)
 
 
-def _places(values: "pd.Series[Any]") -> dict[Any, float]:
-    """Where each value stands on an axis: numbers at themselves, in order; names one after the other."""
-    unique = list(dict.fromkeys(values.tolist()))
-    if any(isinstance(value, str) for value in unique):
-        return {value: float(place) for place, value in enumerate(unique)}
-    return {value: float(value) for value in sorted(unique)}
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
-
-
-def _legend(figure: "Figure", looks: Mapping[str, LineLook]) -> None:
+def _legend(figure: "Figure", rows: "pd.DataFrame", looks: Mapping[str, LineLook]) -> None:
     from matplotlib.lines import Line2D  # noqa: PLC0415
+    from matplotlib.patches import Patch  # noqa: PLC0415
 
-    handles = [Line2D([], [], color=look.colour, linestyle=look.dashes) for look in looks.values()]
-    legend_below(figure, handles, [literal(name) for name in looks])
+    handles: list[Any] = [Line2D([], [], color=look.colour, linestyle=look.dashes) for look in looks.values()]
+    names = [literal(name) for name in looks]
+    if rows["low"].notna().any():
+        handles.append(Patch(color=MUTED, alpha=0.2))
+        names.append("95 % interval over seeds")
+    legend_below(figure, handles, names)

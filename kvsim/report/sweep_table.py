@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -16,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvsim.report.style import decimals_for, number_text, time_unit
-from kvsim.report.sweep_figure import LABELS, short_names
+from kvsim.report.sweep_looks import LABELS, short_names, shown_metrics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,14 +32,14 @@ def sweep_table(statistics: "pd.DataFrame", differences: "pd.DataFrame", knobs: 
     ``ROWS_MAX`` rows.
     """
     names = short_names(knobs)
-    metrics = [metric for metric in LABELS if metric in set(statistics["metric"])]
+    metrics = shown_metrics(statistics)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for knob in knobs:
-        table.add_column(Text(names[knob]), justify="right")
-    table.add_column("variant")
+        table.add_column(Text(names[knob].replace(".", ".\n").replace(" (", "\n(")), justify="right", overflow="fold")
+    table.add_column("variant", no_wrap=True)
     cells = {metric: _metric_cells(statistics, metric) for metric in metrics}
     for metric in metrics:
-        table.add_column(f"{LABELS[metric]} ({cells[metric][0]})", justify="right")
+        table.add_column(f"{LABELS[metric].replace('attainment', 'met')} ({cells[metric][0]})", justify="right")
     changes = _changes(differences)
     if changes:
         table.add_column("E2E vs first (%)", justify="right")
@@ -65,9 +66,7 @@ def _metric_cells(statistics: "pd.DataFrame", metric: str) -> tuple[str, dict[An
     digits = 1 if unit == "%" else decimals_for([float((rows["mean"] * factor).abs().max())])
     return unit, {
         (cell, variant): _with_reach(mean * factor, (high - mean) * factor, digits)
-        for cell, variant, mean, high in zip(
-            rows["cell"], rows["variant"], rows["mean"], rows["high"], strict=True
-        )
+        for cell, variant, mean, high in zip(rows["cell"], rows["variant"], rows["mean"], rows["high"], strict=True)
     }
 
 
@@ -83,7 +82,7 @@ def _changes(differences: "pd.DataFrame") -> Mapping[Any, str]:
 
 def _with_reach(value: float, reach: float, digits: int, sign: str = "") -> str:
     text = f"{value:{sign}z.{digits}f}" if sign else number_text(value, digits)
-    return text if reach != reach else f"{text} ±{reach:.{digits}f}"
+    return f"{text} ±{reach:.{digits}f}" if isfinite(reach) else text
 
 
 class PointsProgress:

@@ -6,7 +6,7 @@ for variant in scenario.variants: ...
 
 from kvsim.scenario.checks import check_fits, request_tokens_max
 from kvsim.scenario.document import dump_resolved
-from kvsim.scenario.load import load_scenario, scenario_from_mapping
+from kvsim.scenario.load import load_scenario, scenario_from_mapping, with_changes
 from kvsim.scenario.values import Scenario, Slo, Variant
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "load_scenario",
     "request_tokens_max",
     "scenario_from_mapping",
+    "with_changes",
 ]

@@ -17,11 +17,12 @@ from kvsim.scenario.document import join_variants, resolved_mapping
 from kvsim.scenario.merge import PresetFields, apply_override, expand_presets, merge, nest_dotted_keys
 from kvsim.scenario.problems import Report, in_order
 from kvsim.scenario.resolve import resolve_variant
-from kvsim.scenario.schema import VARIANT_PATTERN, Document
+from kvsim.scenario.schema import VARIANT_PATTERN, Document, Sweep
 from kvsim.scenario.tree import Node, Place, found, problem_at, read_tree, to_tree, with_prefix
-from kvsim.scenario.values import Scenario, Variant
+from kvsim.scenario.values import Scenario, Source, Variant
 
-_SAME_IN_ALL_VARIANTS = ("name", "description", "seed", "variants")
+_SAME_IN_ALL_VARIANTS = ("name", "description", "seed", "sweep", "variants")
+_NOT_IN_VARIANTS = ("sweep", "variants")
 
 
 def load_scenario(path: str | Path, overrides: Sequence[str] = (), seed: int | None = None) -> Scenario:
@@ -56,6 +57,11 @@ def scenario_from_mapping(
     return _scenario(to_tree(mapping, place), [], overrides, seed, place.file, Path(directory))
 
 
+def with_changes(scenario: Scenario, overrides: Sequence[str] = (), seed: int | None = None) -> Scenario:
+    """The scenario as if further ``KEY=VALUE`` texts had been given when it was loaded. Raises ScenarioError."""
+    return _scenario(scenario.source.tree, [], overrides, seed, scenario.path, scenario.source.directory)
+
+
 def _scenario(
     tree: Node, problems: list[Problem], overrides: Sequence[str], seed: int | None, path: str, directory: Path
 ) -> Scenario:
@@ -66,6 +72,7 @@ def _scenario(
         tree, wrong = apply_override(tree, option)
         problems.extend(wrong)
     tree = _with_defaults(tree, seed, Path(path).stem)
+    problems.extend(_sweep_problems(tree))
     trees, wrong = _variant_trees(tree)
     problems.extend(wrong)
     presets: PresetFields = {
@@ -87,7 +94,7 @@ def _scenario(
     if problems:
         raise ScenarioError(in_order(problems))
     document = join_variants(mappings)
-    return Scenario(path, document["name"], document["seed"], tuple(variants), document)
+    return Scenario(path, document["name"], document["seed"], tuple(variants), document, Source(tree, directory))
 
 
 def _variant(
@@ -111,7 +118,7 @@ def _variant(
 def _variant_trees(tree: Node) -> tuple[dict[str, Node], list[Problem]]:
     """The file once for each of its variants, with the variant merged over it."""
     assert tree.mapping is not None, "a scenario that is no mapping"
-    base = replace(tree, value={key: node for key, node in tree.mapping.items() if key != "variants"})
+    base = replace(tree, value={key: node for key, node in tree.mapping.items() if key not in _NOT_IN_VARIANTS})
     variants = tree.mapping.get("variants")
     if variants is None or variants.value is None:
         return {"base": base}, []
@@ -142,6 +149,19 @@ def _variant_problems(name: str, patch: Node) -> list[Problem]:
         for inner, child in patch.mapping.items()
         if _is_same_in_all_variants(inner)
     ]
+
+
+def _sweep_problems(tree: Node) -> list[Problem]:
+    """What is wrong with the form of the section ``sweep``; whether its keys exist shows when it is swept."""
+    section = (tree.mapping or {}).get("sweep")
+    if section is None or section.value is None:
+        return []
+    report = Report(with_prefix(section, "sweep."))
+    try:
+        Sweep.model_validate(section.plain())
+    except ValidationError as error:
+        report.add_validation(error, Sweep)
+    return report.problems
 
 
 def _is_same_in_all_variants(key: str) -> bool:

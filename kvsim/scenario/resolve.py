@@ -51,7 +51,7 @@ def resolve_variant(name: str, document: Document, report: Report, directory: Pa
         cluster=cluster,
         hardware=_hardware(document, model),
         workload=workload,
-        slo=Slo(ttft_ns=document.slo.ttft, tpot_ns=document.slo.tpot),
+        slo=Slo(document.slo.ttft, document.slo.tpot, document.slo.attainment),
         first_token=document.metrics.first_token,
     )
     check_lengths(variant, report)

@@ -7,12 +7,24 @@ figures or what a cluster looks like.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from kvsim.core.cluster import LAYER_MAJOR, Allocation, Dimension, Placement, Role, TransferMode
-from kvsim.presets.fields import Count, Duration, Fields, Fraction, GpuFields, ModelFields, NicFields, Rate, Text
+from kvsim.presets.fields import (
+    Count,
+    Duration,
+    Fields,
+    Fraction,
+    GpuFields,
+    ModelFields,
+    NicFields,
+    Number,
+    Rate,
+    Text,
+)
 from kvsim.scenario.limits import DurationLimit, KvMemory, OptionalName
 from kvsim.scenario.preset_or import PresetOr
+from kvsim.scenario.tree import found
 from kvsim.scenario.workload_schema import Workload
 
 NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]*$"
@@ -20,6 +32,7 @@ VARIANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 VariantName = Annotated[str, Field(pattern=VARIANT_PATTERN)]
+Amount = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 
 
 def _check_layout(layout: tuple[Dimension, ...]) -> tuple[Dimension, ...]:
@@ -126,7 +139,9 @@ class Scheduling(Fields):
     prefill_placement: Placement = Field(default="least_loaded", description="Which prefill worker gets a new request.")
     decode_placement: Placement = Field(default="least_loaded", description="Which decode worker gets a request.")
     steps_max: Count = Field(
-        default=1024, description="Decode steps that are simulated in one go; results are the same for any value."
+        default=1024,
+        description="Decode steps that are simulated in one go. As long as decision is 0, results are the same for any "
+        "value.",
     )
     prefill_wait_max: DurationLimit = Field(
         default=None,
@@ -140,6 +155,24 @@ class SloLimits(Fields):
 
     ttft: DurationLimit = Field(default=None, description="Longest time to first token.")
     tpot: DurationLimit = Field(default=None, description="Longest mean time between the tokens of a request.")
+    attainment: Fraction = Field(
+        default=0.9, description="Share of the requests that must meet the limits: what 'kvsim plan' aims at."
+    )
+
+
+class Cost(Fields):
+    """What things cost, for 'kvsim plan'. All amounts are in one currency."""
+
+    currency: Text = Field(default="USD", description="The currency of all amounts, as reports name it.")
+    gpu_hour: Amount = Field(description="One GPU for one hour, host and power included, NICs of 'nic' not.")
+    nic: Amount = Field(
+        default=0.0, description="One NIC with its cable and share of a switch, bought only for disaggregation."
+    )
+    integration: Amount = Field(default=0.0, description="Getting disaggregation to run, once: work and tests.")
+    utilisation_hours_per_year: Annotated[float, Field(strict=True, gt=0, le=8784)] = Field(
+        default=8760.0, description="Hours a year in which the cluster is paid for and serves the planned load."
+    )
+    nic_years: Number = Field(default=4.0, description="Years over which a NIC is written off.")
 
 
 class Metrics(Fields):
@@ -167,10 +200,38 @@ class Document(Fields):
     workload: Workload = Field(description="What clients ask for.")
     slo: SloLimits = Field(default=SloLimits(), description="Service level objectives.")
     metrics: Metrics = Field(default=Metrics(), description="How results are measured.")
+    cost: Cost | None = Field(default=None, description="What things cost; without it plans are in GPUs only.")
+
+
+def _check_varied(value: object) -> object:
+    if isinstance(value, str) or (isinstance(value, list) and value):
+        return value
+    what = "an empty list" if value == [] else found(value)
+    raise ValueError(f"found {what}, expected a list of values, or a range in quotes such as '1:4:0.5 req/s'")
+
+
+class Sweep(Fields):
+    """The grid of 'kvsim sweep'. 'kvsim run' leaves it out."""
+
+    vary: dict[
+        Text,
+        Annotated[
+            str | list[Any],
+            BeforeValidator(_check_varied),
+            WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1}]}),
+        ],
+    ] = Field(
+        default={},
+        description="Dotted key -> the values that it takes: a list, or a text as after --vary: 'V1,V2' or "
+        "'START:STOP:STEP UNIT'. Every combination is run.",
+    )
+    seeds: Count = Field(default=1, description="How many seeds each combination is run with, from the seed on.")
 
 
 class ScenarioFile(Document):
     """A scenario file."""
+
+    sweep: Sweep | None = Field(default=None, description="The grid of 'kvsim sweep'.")
 
     variants: dict[VariantName, dict[str, Any] | None] | None = Field(
         default=None,

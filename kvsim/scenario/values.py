@@ -1,19 +1,23 @@
 """What a scenario file comes to: frozen values in base units, which studies run without reading a file again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from kvsim.core.cluster import ClusterSpec
+from kvsim.scenario.tree import Node
 from kvsim.sim.hardware import Hardware
 from kvsim.workload.spec import WorkloadSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """Limits that a request must keep to count towards goodput. None sets no limit."""
+    """Limits that a request must keep to count towards goodput, None sets no limit, and the share of the requests that
+    must keep them."""
 
     ttft_ns: int | None
     tpot_ns: int | None
+    attainment: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,17 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """What a scenario was made from: the file with its options, before variants and presets. Changes start from it.
+
+    ``directory`` is where files that it names may be relative to.
+    """
+
+    tree: Node
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
     """A scenario file with all its variants, in the order of the file.
 
@@ -45,3 +60,4 @@ class Scenario:
     seed: int
     variants: tuple[Variant, ...]
     document: dict[str, Any]
+    source: Source = field(compare=False, repr=False)

@@ -1,0 +1,51 @@
+"""What the README says must be true: its definitions, its commands, its Python."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from kvsim.cli import app
+from kvsim.metrics import DEFINITIONS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def shell_lines() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    return [line.split("  #")[0] for block in blocks for line in block.splitlines() if line.startswith("kvsim ")]
+
+
+def test_every_metric_is_defined_in_the_words_of_the_code() -> None:
+    rows = [f"| `{key}` | {definition.unit} | {definition.text} |" for key, definition in DEFINITIONS.items()]
+    missing = [row for row in rows if row not in README]
+    assert not missing, "\n".join(["the README lacks:", *missing])
+
+
+@pytest.mark.parametrize("line", shell_lines())
+def test_every_command_line_names_files_and_options_that_exist(line: str) -> None:
+    words = shlex.split(line)[1:]
+    verb = words[: 2 if words[0] == "bench" else 1]
+    result = CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert result.exit_code == 0, result.output
+    for option in (word for word in words if word.startswith("--")):
+        assert option in result.output, f"{option} is no option of {' '.join(verb)}"
+    for scenario in (word for word in words if word.endswith(".yaml")):
+        assert (ROOT / scenario).is_file(), f"{scenario} is not there"
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "scenarios").symlink_to(ROOT / "scenarios")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert (tmp_path / "runs" / "example" / "report.html").is_file()
+
+
+def test_the_picture_is_there() -> None:
+    for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
+        assert (ROOT / path).is_file(), path
