@@ -15,12 +15,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kvsim.compare import compare_runs
     from kvsim.errors import KvsimError, RunFolderError, ScenarioError, TraceError
     from kvsim.metrics import DEFINITIONS, STAGES
     from kvsim.replay import ReplayResult, replay_file
     from kvsim.run_folder import RunFolder, load_run
     from kvsim.scenario import Scenario, Variant, load_scenario, scenario_from_mapping
     from kvsim.study import VariantResult, run_scenario, simulate, workload_of
+    from kvsim.sweep import SweepResult, load_sweep, run_sweep
     from kvsim.version import VERSION as __version__  # noqa: N811
 
 _HOMES = {
@@ -37,9 +39,13 @@ _HOMES = {
     "load_scenario": "kvsim.scenario",
     "scenario_from_mapping": "kvsim.scenario",
     "RunFolder": "kvsim.run_folder",
+    "SweepResult": "kvsim.sweep",
     "VariantResult": "kvsim.study",
+    "compare_runs": "kvsim.compare",
     "load_run": "kvsim.run_folder",
+    "load_sweep": "kvsim.sweep",
     "run_scenario": "kvsim.study",
+    "run_sweep": "kvsim.sweep",
     "simulate": "kvsim.study",
     "workload_of": "kvsim.study",
 }
@@ -53,14 +59,18 @@ __all__ = [
     "RunFolderError",
     "Scenario",
     "ScenarioError",
+    "SweepResult",
     "TraceError",
     "Variant",
     "VariantResult",
     "__version__",
+    "compare_runs",
     "load_run",
     "load_scenario",
+    "load_sweep",
     "replay_file",
     "run_scenario",
+    "run_sweep",
     "scenario_from_mapping",
     "simulate",
     "workload_of",

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from kvsim.cli_studies import ScenarioPath, compare, sweep
 from kvsim.errors import KvsimError
 
 app = typer.Typer(
@@ -23,9 +24,6 @@ app = typer.Typer(
 bench = typer.Typer(help="Measure kvsim itself.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
-ScenarioPath = Annotated[
-    Path, typer.Argument(help="Scenario file (YAML).", metavar="SCENARIO.yaml", show_default=False)
-]
 RunPath = Annotated[Path, typer.Argument(help="Run folder that 'kvsim run' wrote.", metavar="RUN", show_default=False)]
 
 
@@ -37,11 +35,11 @@ class Kind(StrEnum):
     NICS = "nics"
 
 
-class Engine(StrEnum):
-    """What ``kvsim sweep`` runs points on."""
+class Question(StrEnum):
+    """What ``kvsim plan`` answers."""
 
-    PROCESSES = "processes"
-    RAY = "ray"
+    CLUSTER = "cluster"
+    NETWORK = "network"
 
 
 def main() -> None:
@@ -83,9 +81,7 @@ def run(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed, instead of the scenario's.", min=0)] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder to write [default: runs/NAME].", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to write.", show_default="runs/NAME")] = None,
     record: Annotated[bool, typer.Option("--record", help="Keep the record that 'kvsim replay' reads.")] = False,
     timeline: Annotated[bool, typer.Option("--timeline", help="Write trace.json for ui.perfetto.dev.")] = False,
     report: Annotated[bool, typer.Option(help="Draw figures and report.html.")] = True,
@@ -148,88 +144,66 @@ def replay(
         raise typer.Exit(1)
 
 
+app.command()(sweep)
+app.command()(compare)
+
+
 @app.command()
-def sweep(
+def plan(
     scenario: ScenarioPath,
-    vary: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--vary",
-            help="Values of a dotted key: 'V1,V2,...' or 'START:STOP:STEP UNIT'. Repeated: every combination. "
-            "Instead of the section 'sweep' of the file.",
-            metavar="KEY=VALUES",
-        ),
+    gpus: Annotated[
+        int | None,
+        typer.Option(help="GPUs to plan with.", min=1, show_default="those of the scenario"),
     ] = None,
+    what: Annotated[
+        Question, typer.Option(help="cluster: the best split. network: where disaggregation pays.")
+    ] = Question.CLUSTER,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="As for 'kvsim run'.", metavar="KEY=VALUE")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="First seed, instead of the scenario's.", min=0)] = None,
-    seeds: Annotated[
-        int | None, typer.Option(help="Seeds of each combination; several give intervals.", min=1, show_default=False)
+    seed: Annotated[int | None, typer.Option(help="Seed, instead of the scenario's.", min=0)] = None,
+    variant: Annotated[str | None, typer.Option(help="The variant to start from.", show_default="the first")] = None,
+    bandwidth: Annotated[
+        str | None,
+        typer.Option(help="network: rates of a NIC, such as '25 Gbit/s,100 Gbit/s'.", show_default=False),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder to write, or to go on in [default: sweeps/NAME].", show_default=False),
+    prompt_tokens: Annotated[
+        str | None, typer.Option(help="network: mean prompt lengths, such as 1000,4000.", show_default=False)
     ] = None,
-    engine: Annotated[Engine, typer.Option(help="What runs the points.")] = Engine.PROCESSES,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes at a time [default: one per core].", min=1, show_default=False)
+    latency: Annotated[
+        str | None, typer.Option(help="network: latencies of a NIC, such as '2 us,50 us'.", show_default=False)
     ] = None,
-    figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
+    nics_lost: Annotated[str, typer.Option(help="network: NICs that each worker has lost, such as 0,1.")] = "0",
+    requests: Annotated[
+        int | None, typer.Option(help="Requests of a run.", min=2, show_default="as many as needed")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes at a time.", min=1, show_default="one per core")] = None,
+    out: Annotated[Path | None, typer.Option(help="Plan folder to write.", show_default="plans/NAME")] = None,
+    report: Annotated[bool, typer.Option(help="Draw figures and report.html.")] = True,
 ) -> None:
-    """Simulate a scenario over a grid of values and seeds; the same command goes on where it was stopped."""
-    from kvsim.report.sweep_table import points_progress, sweep_table  # noqa: PLC0415
-    from kvsim.report.terminal import print_table  # noqa: PLC0415
-    from kvsim.sweep import run_sweep  # noqa: PLC0415
+    """Find the split, tensor parallelism and transfer mode with the most goodput, or where the network makes it pay."""
+    from kvsim.plan.options import Axes, make_plan  # noqa: PLC0415
+    from kvsim.report.plan_table import network_table, plan_table  # noqa: PLC0415
+    from kvsim.report.terminal import print_table, run_progress  # noqa: PLC0415
+    from kvsim.scenario import load_scenario  # noqa: PLC0415
 
-    finished = 0
-    try:
-        with points_progress() as bar:
+    loaded = load_scenario(scenario, tuple(overrides or ()), seed)
+    axes = Axes.parse(bandwidth, prompt_tokens, latency, nics_lost) if what is Question.NETWORK else None
+    folder = out if out is not None else Path("plans") / loaded.name
+    with run_progress(1, "planning") as bar:
 
-            def advance(phase: str, done: int, total: int, before: int) -> None:
-                nonlocal finished
-                finished = before + done
-                bar.advance_to(f"{phase} ({before} were finished)" if before else phase, done, total)
+        def tell(done: int, known: int, doing: str) -> None:
+            bar.advance_to(done, total=known, description=doing)
 
-            result = run_sweep(
-                scenario,
-                vary or (),
-                seeds,
-                out,
-                engine.value,
-                overrides=overrides or (),
-                seed=seed,
-                workers=workers,
-                figures=figures,
-                advance=advance,
-            )
-    except KeyboardInterrupt:
-        kept = f"{finished} points are finished and kept; the same command goes on with the others"
-        typer.echo(f"interrupted; {kept}", err=True)
-        raise typer.Exit(130) from None
-    print_table(sweep_table(result.statistics(), result.differences(), result.layout.knobs))
-    for note in result.notes:
+        document = make_plan(
+            loaded, folder, gpus, axes, variant=variant, requests=requests, jobs=jobs, report=report, tell=tell
+        )
+    print_table(plan_table(document) if axes is None else network_table(document))
+    for sentence in document["findings"]:
+        typer.echo(sentence)
+    for note in document["notes"]:
         typer.echo(f"note: {note}", err=True)
-    typer.echo(f"wrote {result.path}")
-
-
-@app.command()
-def compare(
-    runs: Annotated[
-        list[Path], typer.Argument(help="Run folders; the others are compared with the first.", metavar="RUN...")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/compare"),
-) -> None:
-    """Put finished runs side by side, with the differences and how sure they are."""
-    from kvsim.compare import compare_runs, find_candidates, joint_summary, write_comparison  # noqa: PLC0415
-    from kvsim.report.compare_table import difference_table  # noqa: PLC0415
-    from kvsim.report.terminal import comparison_table, print_table  # noqa: PLC0415
-
-    comparison = compare_runs(runs)
-    folder = write_comparison(comparison, out)
-    print_table(comparison_table(joint_summary(find_candidates(runs))))
-    print_table(difference_table(comparison))
-    typer.echo(f"wrote {folder}")
+    typer.echo(f"wrote {folder}" + (" (open report.html in it)" if report else ""))
 
 
 @app.command("list")
@@ -253,7 +227,7 @@ def schema() -> None:
 def bench_simulator(
     scenarios: Annotated[
         list[Path] | None,
-        typer.Argument(help="Scenario files [default: scenarios/bench_4p4d.yaml].", show_default=False),
+        typer.Argument(help="Scenario files.", show_default="scenarios/bench_4p4d.yaml"),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="As for 'kvsim run'.", metavar="KEY=VALUE")

@@ -24,8 +24,8 @@ from kvsim.report.figures import (
     load_figure,
     memory_figure,
     save_figures,
-    stage_breakdown_figure,
 )
+from kvsim.report.stage_figure import stage_breakdown_figure
 from kvsim.report.style import STAGES, figure_bytes, variant_looks
 
 VARIANTS = ["pull", "push", "colocated"]

@@ -106,7 +106,14 @@ def test_the_json_schema_accepts_every_way_to_give_a_gpu(gpu: object) -> None:
 
 def test_the_kvdirect_setting_gives_all_variants_the_same_gpus() -> None:
     scenario = load_scenario(FOLDER / "kvdirect.yaml")
-    assert [variant.name for variant in scenario.variants] == ["pull", "push", "streamed", "message", "colocated"]
+    assert [variant.name for variant in scenario.variants] == [
+        "pull",
+        "push",
+        "streamed",
+        "message",
+        "colocated",
+        "unchunked",
+    ]
     for variant in scenario.variants:
         assert [worker.tensor_parallel for worker in variant.cluster.workers] == [8, 8, 8, 8]
         assert {worker.gpu.name for worker in variant.hardware.workers} == {"h100-sxm"}

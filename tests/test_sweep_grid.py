@@ -1,5 +1,6 @@
 """The grid of a sweep: ranges in exact decimals, lists, the section of a file, and what is refused."""
 
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -82,9 +83,8 @@ def test_ranges_are_sums_of_decimals(start: Decimal, step: Decimal, steps: int, 
 )
 def test_a_range_that_makes_no_sense_is_refused(text: str, message: str) -> None:
     assert is_range(text)
-    with pytest.raises(ValueError, match=".*") as error:
+    with pytest.raises(ValueError, match=re.escape(message)):
         range_values(text)
-    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -95,10 +95,10 @@ def test_a_range_that_makes_no_sense_is_refused(text: str, message: str) -> None
         ("1 req/s,2 req/s", ("1 req/s", "2 req/s")),
         ("none,1 s", ("none", "1 s")),
         ("0.5", (0.5,)),
-        ("{kind: fixed, tokens: 5},{kind: fixed, tokens: 9}", ({"kind": "fixed", "tokens": 5}, {"kind": "fixed", "tokens": 9})),
+        ("{kind: fixed, cv: 5},{kind: x}", ({"kind": "fixed", "cv": 5}, {"kind": "x"})),
         ("'a,b',true", ("a,b", True)),
     ],
-)  # fmt: skip
+)
 def test_a_list_is_read_as_yaml(text: str, values: tuple[object, ...]) -> None:
     assert values_of(f"workload.arrivals={text}") == values
 

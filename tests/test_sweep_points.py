@@ -60,7 +60,7 @@ def test_a_change_is_laid_over_the_options_that_the_scenario_was_loaded_with() -
 
 
 def test_memory_is_laid_out_anew_for_every_point() -> None:
-    scenario = load_scenario(SMALL, [*ONE, "workers.decode.kv_blocks=null"])
+    scenario = load_scenario(SMALL, [*ONE, "workers.decode.kv_blocks=null", "workers.decode.gpu.memory=8 GiB"])
     blocks = [
         point.scenario.variants[0].cluster.workers[-1].kv_blocks
         for point in resolve("cache.memory_utilization=0.5,0.9", scenario=scenario)

@@ -78,7 +78,11 @@ def test_the_sweep_of_another_scenario_is_refused(folder: Path) -> None:
 
 def test_a_damaged_line_is_refused_with_its_number(folder: Path) -> None:
     whole = (folder / JOURNAL).read_bytes()
-    for damage in (whole.replace(b"0.1", b"0.2", 1), whole.replace(b'"rows"', b'"rosw"', 1), whole[:90] + whole[95:]):
+    for damage in (
+        whole.replace(b":0.1,", b":0.2,", 1),
+        whole.replace(b'"rows"', b'"rosw"', 1),
+        whole[:90] + whole[95:],
+    ):
         (folder / JOURNAL).write_bytes(damage)
         assert refusal(folder) == (
             f"FOLDER/{JOURNAL}:2: damaged; delete this line to run its point again, or give another folder with --out"

@@ -11,9 +11,9 @@ from kvsim.report.figures import (
     load_figure,
     memory_figure,
     save_figures,
-    stage_breakdown_figure,
 )
 from kvsim.report.html import write_report
+from kvsim.report.stage_figure import stage_breakdown_figure
 from kvsim.report.terminal import comparison_table, print_table, run_progress
 from kvsim.report.timeline import write_timeline
 

@@ -8,8 +8,8 @@ result.statistics(["ttft_s.p99"])  # mean over the seeds and its 95 % interval
 result.differences()  # every variant against the first, paired by seed
 """
 
+from kvsim.sweep.conduct import EngineName, run_sweep
 from kvsim.sweep.result import METRICS, SweepResult, load_sweep
 from kvsim.sweep.run_point import SweepError
-from kvsim.sweep.run_sweep import EngineName, run_sweep
 
 __all__ = ["METRICS", "EngineName", "SweepError", "SweepResult", "load_sweep", "run_sweep"]

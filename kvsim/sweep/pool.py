@@ -8,9 +8,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
@@ -121,7 +123,9 @@ class _Worker:
 
 
 def _serve(connection: Connection) -> None:
-    """The life of a worker process: it ends when the other side hangs up."""
+    """The life of a worker process: it ends when the other side hangs up, or at once when that is killed."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where ``_interrupts_held`` can do nothing
     try:
         connection.send(_READY)
         while True:
@@ -130,12 +134,21 @@ def _serve(connection: Connection) -> None:
         return
 
 
+def _end_with_parent() -> None:
+    """A killed sweep may be started again at once: its workers must not go on beside the new ones."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker without a parent"
+    wait([parent.sentinel])
+    os._exit(1)
+
+
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
     """A process that is started within never sees Ctrl-C, which a terminal sends to all: this process ends it."""
     if sys.platform == "win32":
         yield
         return
+    resource_tracker.ensure_running()  # else the first start would do it, and let interrupts through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
