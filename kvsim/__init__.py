@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kvsim.compare import compare_runs
     from kvsim.errors import KvsimError, RunFolderError, ScenarioError, TraceError
     from kvsim.metrics import DEFINITIONS, STAGES
+    from kvsim.plan import plan_cluster, plan_network
     from kvsim.replay import ReplayResult, replay_file
     from kvsim.run_folder import RunFolder, load_run
     from kvsim.scenario import Scenario, Variant, load_scenario, scenario_from_mapping
@@ -33,6 +34,8 @@ _HOMES = {
     "DEFINITIONS": "kvsim.metrics",
     "STAGES": "kvsim.metrics",
     "ReplayResult": "kvsim.replay",
+    "plan_cluster": "kvsim.plan",
+    "plan_network": "kvsim.plan",
     "replay_file": "kvsim.replay",
     "Scenario": "kvsim.scenario",
     "Variant": "kvsim.scenario",
@@ -68,6 +71,8 @@ __all__ = [
     "load_run",
     "load_scenario",
     "load_sweep",
+    "plan_cluster",
+    "plan_network",
     "replay_file",
     "run_scenario",
     "run_sweep",

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from kvsim.cli import app
 from kvsim.errors import KvsimError, RunFolderError
 from kvsim.plan import Plan, plan_cluster, write_plan
+from kvsim.plan.document import plan_document
 from kvsim.plan.ground import ground_of
 from kvsim.plan.layouts import disaggregated_layouts
 from kvsim.plan.load import load_of
@@ -74,7 +75,7 @@ def test_savings_rest_on_the_two_finalists(plan: Plan) -> None:
     assert plan.best_disaggregated is not None
     assert saved.load_per_s == plan.found[plan.best_disaggregated].goodput_per_s
     assert saved.investment == 20_000 + 5 * 1500
-    assert set(plan.document()["return_on_investment"]["runs"]) <= set(plan.runs["run"])
+    assert set(plan_document(plan)["return_on_investment"]["runs"]) <= set(plan.runs["run"])
 
 
 def test_the_folder_holds_the_plan_and_a_winner_that_runs_as_it_is(plan: Plan, tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_a_folder_with_something_else_is_left_alone(plan: Plan, tmp_path: Path) 
 def test_two_processes_plan_as_one_does() -> None:
     scenario = planned()
     plans = [plan_cluster(scenario, 2, tensor_parallel=[1], requests=60, jobs=jobs) for jobs in (1, 2)]
-    assert plans[0].document() == plans[1].document()
+    assert plan_document(plans[0]) == plan_document(plans[1])
 
 
 def test_limits_that_nothing_meets_are_refused_with_the_nearest_layout() -> None:
@@ -139,7 +140,7 @@ def test_a_trace_has_no_other_seeds(tmp_path: Path) -> None:
     workload = {"trace": {"path": str(tmp_path / "trace.csv"), "format": "csv"}}
     replayed = plan_cluster(planned(workload=workload), 2, tensor_parallel=[1], jobs=1)
     assert replayed.further == {}
-    assert "a trace has no other seeds to check with" in " ".join(replayed.document()["findings"])
+    assert "a trace has no other seeds to check with" in " ".join(plan_document(replayed)["findings"])
     scenario = replayed.scenario_of(replayed.winner)
     assert scenario.document["workload"]["trace"]["rate_scale"] == pytest.approx(
         replayed.found[replayed.winner].goodput_per_s / 4, rel=1e-3

@@ -15,7 +15,7 @@ from kvsim.plan.layouts import Layout, colocated_layouts, disaggregated_layouts
 from kvsim.plan.load import Load, load_of
 from kvsim.plan.probe import Probe
 from kvsim.plan.result import Plan
-from kvsim.plan.run_length import CLUSTER
+from kvsim.plan.run_length import cluster_run_length
 from kvsim.plan.search import STEP, TOLERANCE, Found
 from kvsim.plan.workers import ProbeTask, SearchTask, SharpenTask, Workers
 from kvsim.scenario import Scenario, Variant
@@ -60,7 +60,7 @@ def plan_cluster(
         notes += (f"only colocated layouts fit (GPUs: {gpus}); disaggregation needs a prefill and a decode worker",)
     model, target = AnalyticModel(ground, draft), ground.variant.slo.attainment
     ranked = rank(layouts, lambda layout: model.goodput_per_s(layout, target))
-    load = load_of(ground.variant.workload, scenario.seed, requests or _requests(ground, model, ranked, target))
+    load = load_of(ground.variant.workload, scenario.seed, requests or _requests(ground, gpus, model, ranked, target))
     progress = _Progress(tell)
     with Workers(jobs, progress.step) as workers:
         bench = _Bench(ground, load, model, target, workers, progress)
@@ -173,11 +173,12 @@ class _Bench:
                 self._bias[colocated] = found[best_of(side)].goodput_per_s / expected
 
 
-def _requests(ground: Ground, model: AnalyticModel, ranked: Ranked, target: float) -> int:
+def _requests(ground: Ground, gpus: int, model: AnalyticModel, ranked: Ranked, target: float) -> int:
     """How many requests a run needs to decide about the target, and to last long enough."""
     best = (*ranked.disaggregated[:1], *ranked.colocated[:1])
     life_s = max(model.latency_s(layout) for layout, _ in best)
-    return CLUSTER.requests(ranked.best_per_s, (ground.variant.slo.ttft_ns or 0) / 1e9, life_s, target)
+    ttft_s = (ground.variant.slo.ttft_ns or 0) / 1e9
+    return cluster_run_length(gpus).requests(ranked.best_per_s, ttft_s, life_s, target)
 
 
 def _finalists(found: Mapping[Layout, Found]) -> list[Layout]:

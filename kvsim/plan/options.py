@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 from kvsim import units
 from kvsim.plan.cluster import Tell, plan_cluster
+from kvsim.plan.document import plan_document
 from kvsim.plan.errors import PlanError
 from kvsim.plan.network import BANDWIDTHS, plan_network
 from kvsim.plan.write import check_folder, write_network_plan, write_plan
@@ -72,7 +73,7 @@ def make_plan(
         return chart.document()
     plan = plan_cluster(scenario, gpus, variant=variant, requests=requests, jobs=jobs, tell=tell)
     write_plan(plan, folder, report=report)
-    return plan.document()
+    return plan_document(plan)
 
 
 def _values(option: str, text: str | None, parse: Callable[[str], Value]) -> tuple[Value, ...]:

@@ -4,7 +4,7 @@ It must not simulate, print or write anything.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isinf
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from kvsim.plan.load import Load
 from kvsim.plan.probe import Probe
 from kvsim.plan.search import Found
 from kvsim.scenario import Scenario
-from kvsim.version import VERSION
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,33 +115,6 @@ class Plan:
             for each in (*found.probes, *self.further.get(layout, ()))
         ]
 
-    def document(self) -> Row:
-        """Everything as plain values, ready for JSON."""
-        from kvsim.plan.findings import findings  # noqa: PLC0415  # reads plans
-
-        saved, disaggregated, colocated = self.savings, self.best_disaggregated, self.best_colocated
-        cost = self.ground.cost
-        return {
-            "kind": "cluster",
-            "scenario": self.name,
-            "kvsim_version": VERSION,
-            "seed": self.load.seed,
-            "gpus": self.gpus,
-            "gpu": self.ground.gpu_name,
-            "model": self.ground.model.name,
-            "slo": self.ground.document["slo"],
-            "requests_per_run": self.load.requests,
-            "winner": self.winner.name,
-            "best_disaggregated": disaggregated and disaggregated.name,
-            "best_colocated": colocated and colocated.name,
-            "findings": findings(self),
-            "cost": None if cost is None else cost.model_dump(mode="json"),
-            "return_on_investment": None if saved is None else {**asdict(saved), "runs": self._finalist_runs()},
-            "configurations": self.configuration_rows(),
-            "runs": self.run_rows(),
-            "notes": list(self.notes),
-        }
-
     def _best(self, *, colocated: bool) -> Layout | None:
         side = {
             layout: found
@@ -151,7 +123,7 @@ class Plan:
         }
         return best_of(side) if side else None
 
-    def _finalist_runs(self) -> list[str]:
+    def finalist_runs(self) -> list[str]:
         finalists = [layout for layout in (self.best_disaggregated, self.best_colocated) if layout is not None]
         bests = [(layout, self.found[layout].best) for layout in finalists]
         return [run_id(layout, best) for layout, best in bests if best is not None]

@@ -28,9 +28,15 @@ class RunLength:
         return min(max(wanted, least), max(self.requests_max, least))
 
 
-CLUSTER = RunLength(limits=30, lives=6, requests_min=1000, requests_max=1500)
-"""Of a plan. Runs of large clusters are as long as fits into two minutes for 32 GPUs."""
+REQUEST_GPUS_MAX = 48_000
+"""Requests times GPUs of a run of a plan: what lets a plan of 32 GPUs end within two minutes on two cores."""
 NETWORK = RunLength(limits=10, lives=2, requests_min=300, requests_max=2000)
 """Of a break-even map, which has many points."""
 FILLING_SHARE_MAX = 0.2
 """Where filling the cluster takes a larger share of the arrivals, a run is called short."""
+
+
+def cluster_run_length(gpus: int) -> RunLength:
+    """Of the runs of a plan: the larger the cluster, the more runs there are and the fewer requests each can have."""
+    most = min(max(REQUEST_GPUS_MAX // gpus, 1500), 6000)
+    return RunLength(limits=30, lives=6, requests_min=1000, requests_max=most)

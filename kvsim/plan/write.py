@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvsim.errors import RunFolderError
+from kvsim.plan.document import plan_document
 from kvsim.scenario import dump_resolved
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def write_plan(plan: "Plan", folder: Path | str, *, report: bool = True) -> Path
     scenarios = {layout.name: dump_resolved(plan.scenario_of(layout)) for layout in plan.found}
     files = {f"{LAYOUTS}/{name}.yaml": text.encode() for name, text in scenarios.items()}
     files[SCENARIO] = scenarios[plan.winner.name].encode()
-    return _write(Path(folder), files, plan.document(), {TABLE: plan.configurations, RUNS: plan.runs}, report)
+    return _write(Path(folder), files, plan_document(plan), {TABLE: plan.configurations, RUNS: plan.runs}, report)
 
 
 def write_network_plan(plan: "NetworkPlan", folder: Path | str, *, report: bool = True) -> Path:

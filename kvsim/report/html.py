@@ -56,7 +56,7 @@ def write_report(
     )
     path = folder / "report.html"
     title = escape(f"{summary['scenario']}: kvsim report")
-    path.write_text(_PAGE.format(title=title, css=_CSS, body=body), encoding="utf-8", newline="\n")
+    path.write_text(PAGE.format(title=title, css=CSS, body=body), encoding="utf-8", newline="\n")
     return path
 
 
@@ -208,7 +208,7 @@ def _inline_figure(stem: str, figure: DrawnFigure) -> str:
     return f'<figure><div class="wide">{svg}</div><figcaption>{_CAPTIONS[stem]}</figcaption></figure>'
 
 
-_PAGE = """<!DOCTYPE html>
+PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -223,7 +223,7 @@ _PAGE = """<!DOCTYPE html>
 </html>
 """
 
-_CSS = """
+CSS = """
 :root { color-scheme: light dark; --paper: #ffffff; --card: #f6f8fa; --ink: #1b1f24; --muted: #5b6470;
   --grid: #d5dae0; --best: #dff0e3; --warn: #fff4d6; --accent: #4477aa; }
 @media screen and (prefers-color-scheme: dark) { :root { --paper: #14171b; --card: #1d2126; --ink: #e6e9ed;

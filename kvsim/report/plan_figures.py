@@ -116,7 +116,7 @@ def _draw_map(panel: "Axes", rows: Sequence[Row], lengths: Sequence[int], rates:
         panel.text(
             at[1], at[0], f"{winner_text(row)}\n{percent_text(row['advantage'])}", ha="center", va="center", fontsize=8
         )
-    panel.imshow(colours, cmap="RdBu", vmin=-ADVANTAGE_SHOWN, vmax=ADVANTAGE_SHOWN, aspect="auto", alpha=0.7)
+    panel.imshow(colours, cmap="RdBu", vmin=-ADVANTAGE_SHOWN, vmax=ADVANTAGE_SHOWN, aspect="auto", alpha=0.55)
     panel.set_xticks(range(len(rates)), [gbit_number(rate) for rate in rates])
     panel.set_yticks(range(len(lengths)), [f"{tokens:,}" for tokens in lengths])
     panel.grid(visible=False)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from kvsim.report.html import _CSS, _PAGE  # the looks of every page of this package
+from kvsim.report.html import CSS, PAGE  # the looks of every page of this package
 from kvsim.report.plan_table import gbit_number, layout_columns, percent_text, shown_rows, winner_text
 from kvsim.report.style import GRID, INK, MUTED, figure_bytes, number_text
 from kvsim.units import format_duration_ns
@@ -51,7 +51,7 @@ def plan_page(document: Mapping[str, Any], figures: "Mapping[str, Figure]") -> s
             _runs(document["runs"]),
         )
     )
-    return _PAGE.format(title=escape(f"{title}: kvsim"), css=_CSS, body=body)
+    return PAGE.format(title=escape(f"{title}: kvsim"), css=CSS, body=body)
 
 
 def _notes(notes: Sequence[str]) -> str:
