@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from kvsim.core.batching import blocks_for
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import (
     AssignBlocks,
@@ -109,7 +110,7 @@ class _Memory:
         self.reserved_blocks += blocks
 
     def grow_to(self, request: RequestId, context_tokens: int) -> None:
-        missing = -(-context_tokens // self._block_tokens) - self._blocks.get(request, 0)
+        missing = blocks_for(context_tokens, self._block_tokens) - self._blocks.get(request, 0)
         if missing > 0:
             self.assign(request, missing)
 

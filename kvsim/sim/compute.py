@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from kvsim.core.messages import FEMTOSECONDS_PER_NS
 from kvsim.sim.hardware import GpuSpec, ModelShape
+from kvsim.units import div_ceil
 
 _FEMTOSECONDS_PER_S = 10**15
 
@@ -65,9 +66,9 @@ class StepModel:
         self._gpu = gpu
         self._ranks = tensor_parallel
         self._query_width = model.heads // tensor_parallel * model.head_dim
-        self._kv_width = _div_ceil(model.kv_heads, tensor_parallel) * model.head_dim  # of K; V is as wide
-        self._intermediate = _div_ceil(model.intermediate, tensor_parallel)
-        self._vocabulary = _div_ceil(model.vocabulary, tensor_parallel)
+        self._kv_width = div_ceil(model.kv_heads, tensor_parallel) * model.head_dim  # of K; V is as wide
+        self._intermediate = div_ceil(model.intermediate, tensor_parallel)
+        self._vocabulary = div_ceil(model.vocabulary, tensor_parallel)
         self._gemm_flops_per_s = gpu.flops_per_s * gpu.gemm_efficiency
         self._memory_bytes_per_s = gpu.memory_bytes_per_s * gpu.memory_efficiency
         self._activation_bytes = self._activation_bytes_per_token_and_layer()
@@ -209,7 +210,3 @@ class StepModel:
 
 def _femtoseconds(seconds: float) -> int:
     return round(seconds * _FEMTOSECONDS_PER_S)
-
-
-def _div_ceil(dividend: int, divisor: int) -> int:
-    return -(-dividend // divisor)
