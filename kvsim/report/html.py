@@ -192,10 +192,10 @@ def _definitions(definitions: Mapping[str, tuple[str, str]]) -> str:
     return f"<details><summary>What the numbers mean</summary><dl>{items}</dl></details>"
 
 
-def _inline_figure(stem: str, figure: DrawnFigure) -> str:
-    """The figure as SVG within the page: ids made unique, inks taken from the page, no prologue, no namespaces, and the
-    white sheet that it is drawn on (its first patch) taken away."""
-    svg = figure.svg.decode()
+def themed_svg(stem: str, svg_file: bytes, title: str) -> str:
+    """A drawn figure as SVG within a page: ids made unique, inks taken from the page, no prologue, no namespaces, and
+    the white sheet that it is drawn on (its first patch) taken away."""
+    svg = svg_file.decode()
     svg = svg[svg.index("<svg") :].replace("fill: #ffffff", "fill: none", 1)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r'\bid="', f'id="{stem}-', svg)
@@ -203,8 +203,11 @@ def _inline_figure(stem: str, figure: DrawnFigure) -> str:
     svg = svg.replace("*{stroke-linejoin", "figure svg *{stroke-linejoin")
     for ink, variable in ((INK, "ink"), (MUTED, "muted"), (GRID, "grid")):
         svg = svg.replace(ink, f"var(--{variable})")
-    label = escape(figure.title)
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
+
+
+def _inline_figure(stem: str, figure: DrawnFigure) -> str:
+    svg = themed_svg(stem, figure.svg, figure.title)
     return f'<figure><div class="wide">{svg}</div><figcaption>{_CAPTIONS[stem]}</figcaption></figure>'
 
 

@@ -3,14 +3,13 @@
 Given what ``plan.json`` holds. All text that comes from a scenario is escaped. It must not compute anything of a plan.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from kvsim.report.html import CSS, PAGE  # the looks of every page of this package
+from kvsim.report.html import CSS, PAGE, themed_svg  # the looks of every page of this package
 from kvsim.report.plan_table import gbit_number, layout_columns, percent_text, shown_rows, winner_text
-from kvsim.report.style import GRID, INK, MUTED, figure_bytes, number_text
+from kvsim.report.style import figure_bytes, number_text
 from kvsim.units import format_duration_ns
 
 if TYPE_CHECKING:
@@ -142,13 +141,5 @@ def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def _inline_figure(stem: str, figure: "Figure") -> str:
     """The figure as SVG within the page: ids made unique, inks taken from the page."""
-    svg = figure_bytes(figure, "svg", background="none").decode()
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg[svg.index("<svg") :])
-    svg = re.sub(r'\bid="', f'id="{stem}-', svg)
-    svg = svg.replace("url(#", f"url(#{stem}-").replace('href="#', f'href="#{stem}-')
-    svg = svg.replace("*{stroke-linejoin", "figure svg *{stroke-linejoin")
-    for ink, variable in ((INK, "ink"), (MUTED, "muted"), (GRID, "grid")):
-        svg = svg.replace(ink, f"var(--{variable})")
-    label = escape(figure.get_suptitle())
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    svg = themed_svg(stem, figure_bytes(figure, "svg"), figure.get_suptitle())
     return f'<figure><div class="wide">{svg}</div></figure>'

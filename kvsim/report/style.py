@@ -178,7 +178,7 @@ def settle_layout(figure: "Figure") -> "Figure":
     return figure
 
 
-def figure_bytes(figure: "Figure", file_format: Literal["svg", "png"], background: str = "white") -> bytes:
+def figure_bytes(figure: "Figure", file_format: Literal["svg", "png"]) -> bytes:
     """The figure as a file's contents: no date, no random ids, the same bytes on every run."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
 
@@ -187,5 +187,5 @@ def figure_bytes(figure: "Figure", file_format: Literal["svg", "png"], backgroun
     metadata = dict.fromkeys(unwanted)
     with drawing_style():
         FigureCanvasAgg(figure)
-        figure.savefig(buffer, format=file_format, metadata=metadata, facecolor=background, dpi=150)
+        figure.savefig(buffer, format=file_format, metadata=metadata, facecolor="white", dpi=150)
     return buffer.getvalue()
