@@ -4,16 +4,19 @@ CPU time and not wall-clock time, since other load on a shared machine distorts 
 """
 
 import os
+import platform
 import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from kvsim.core import scheduler
 from kvsim.errors import KvsimError
 from kvsim.run_folder import load_run
 from kvsim.scenario import load_scenario
@@ -21,13 +24,18 @@ from kvsim.scenario import load_scenario
 if TYPE_CHECKING:
     from rich.table import Table
 
+REFERENCE_ADDITIONS = 5_000_000
+
 PEAK_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 """Unit of ``ru_maxrss``: bytes on macOS, KiB elsewhere (getrusage(2))."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Medians over the rounds for one scenario. ``requests`` counts those of all its variants."""
+    """Medians over the rounds for one scenario. ``requests`` counts those of all its variants.
+
+    ``marginal_ms`` are the CPU milliseconds that each request costs beyond those of a smaller run of the same scenario.
+    """
 
     scenario: str
     requests: int
@@ -35,6 +43,35 @@ class Measurement:
     cpu_s: float
     cpu_range_s: tuple[float, float]
     peak_bytes: int
+    marginal_ms: float | None = None
+
+
+def measure_sizes(
+    scenario: Path, overrides: Sequence[str], rounds: int, requests: Sequence[int]
+) -> Iterator[Measurement]:
+    """``measure`` for each number of requests, smallest first; from the second on with the marginal cost."""
+    smaller: Measurement | None = None
+    for number in sorted(requests):
+        found = measure(scenario, (*overrides, f"workload.requests={number}"), rounds)
+        if smaller is not None and found.requests > smaller.requests:
+            marginal_s = (found.cpu_s - smaller.cpu_s) / (found.requests - smaller.requests)
+            found = replace(found, marginal_ms=marginal_s * 1e3)
+        smaller = found
+        yield found
+
+
+def circumstances() -> str:
+    """What a reader must know to compare figures of two machines: what ran, and how fast this one is just now."""
+    compiled = not str(scheduler.__file__).endswith(".py")
+    begin_s = time.process_time()
+    total = 0
+    for number in range(REFERENCE_ADDITIONS):
+        total += number
+    reference_s = time.process_time() - begin_s
+    return (
+        f"Python {platform.python_version()}, core and simulator {'compiled' if compiled else 'interpreted'}; "
+        f"{REFERENCE_ADDITIONS:,} additions in a plain loop take {reference_s:.2f} CPU s here and now"
+    )
 
 
 def measure(scenario: Path, overrides: Sequence[str], rounds: int) -> Measurement:
@@ -68,7 +105,15 @@ def bench_table(measurements: Sequence[Measurement]) -> "Table":
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("scenario")
-    for name in ("requests", "CPU s", "range", "requests / CPU s", "output tokens / CPU s", "peak MiB"):
+    for name in (
+        "requests",
+        "CPU s",
+        "range",
+        "requests / CPU s",
+        "output tokens / CPU s",
+        "ms / request more",
+        "peak MiB",
+    ):
         table.add_column(name, justify="right")
     for row in measurements:
         table.add_row(
@@ -78,6 +123,7 @@ def bench_table(measurements: Sequence[Measurement]) -> "Table":
             f"{row.cpu_range_s[0]:.2f}-{row.cpu_range_s[1]:.2f}",
             f"{row.requests / row.cpu_s:,.0f}",
             f"{row.output_tokens / row.cpu_s:,.0f}",
+            "" if row.marginal_ms is None else f"{row.marginal_ms:.3f}",
             f"{row.peak_bytes / 2**20:.0f}",
         )
     return table

@@ -4,6 +4,7 @@ What the user did wrong is printed as plain lines and answered with exit status 
 check with 1. Imports inside the verbs keep ``kvsim --help`` quick.
 """
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -44,6 +45,7 @@ class Question(StrEnum):
 
 def main() -> None:
     """Entry point of the ``kvsim`` command."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no linear algebra here, and starting threads costs CPU time
     try:
         app()
     except KvsimError as error:
@@ -233,13 +235,23 @@ def bench_simulator(
         list[str] | None, typer.Option("--set", help="As for 'kvsim run'.", metavar="KEY=VALUE")
     ] = None,
     rounds: Annotated[int, typer.Option(help="Runs of each; the median is shown.", min=1)] = 3,
+    requests: Annotated[
+        list[int] | None,
+        typer.Option(help="Numbers of requests to measure, to see the cost of one more. Repeatable.", min=1),
+    ] = None,
 ) -> None:
     """Time whole 'kvsim run' processes: CPU seconds, requests per CPU second, peak memory."""
-    from kvsim.bench import bench_table, measure  # noqa: PLC0415
+    from kvsim.bench import Measurement, bench_table, circumstances, measure, measure_sizes  # noqa: PLC0415
     from kvsim.report.terminal import print_table  # noqa: PLC0415
 
-    paths = scenarios or [Path("scenarios/bench_4p4d.yaml")]
-    print_table(bench_table([measure(path, tuple(overrides or ()), rounds) for path in paths]))
+    measured: list[Measurement] = []
+    for path in scenarios or [Path("scenarios/bench_4p4d.yaml")]:
+        if requests:
+            measured += measure_sizes(path, tuple(overrides or ()), rounds, requests)
+        else:
+            measured.append(measure(path, tuple(overrides or ()), rounds))
+    print_table(bench_table(measured))
+    typer.echo(circumstances())
 
 
 def _records(run_path: Path, variant: str | None) -> dict[str, Path]:

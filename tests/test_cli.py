@@ -400,10 +400,20 @@ def test_a_run_without_a_report_imports_neither_pandas_nor_matplotlib(tmp_path: 
 def test_bench_prints_a_row_a_scenario(cli: Cli) -> None:
     result = cli("bench", "simulator", SMALL, *FEW, "--set", "variants=null", "--rounds", "1")
     assert (result.status, result.err) == (0, "")
-    *header, _, row = result.lines
+    *header, _, row, machine = result.lines
+    assert "additions in a plain loop" in machine
     assert header[-1].split()[:4] == ["scenario", "requests", "CPU", "s"]
     assert row.split()[:2] == ["small", "5"]
     assert float(row.split()[2]) > 0
+
+
+def test_bench_tells_what_one_request_more_costs(cli: Cli) -> None:
+    sizes = ("--requests", "40", "--requests", "5")
+    result = cli("bench", "simulator", SMALL, "--set", "variants=null", "--rounds", "1", *sizes)
+    *_, first, second, _ = (line.split() for line in result.lines)
+    assert [first[1], second[1]] == ["5", "40"]
+    more_ms = 1e3 * (float(second[2]) - float(first[2])) / 35
+    assert float(second[-2]) == pytest.approx(more_ms, abs=0.01 / 35 * 1e3)
 
 
 def test_bench_tells_what_is_wrong_with_a_scenario(cli: Cli, tmp_path: Path) -> None:

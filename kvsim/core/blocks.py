@@ -67,13 +67,16 @@ class FirstFit:
         return start
 
     def peek(self, blocks: int) -> BlockRuns:
+        starts, lengths = self._starts, self._lengths
+        if lengths[0] >= blocks:
+            return ((starts[0], blocks),)
         seen: list[tuple[int, int]] = []
-        for start, length in zip(self._starts, self._lengths, strict=True):
-            if length >= blocks:
-                seen.append((start, blocks))
-                break
-            seen.append((start, length))
+        index = 0
+        while (length := lengths[index]) < blocks:
+            seen.append((starts[index], length))
             blocks -= length
+            index += 1
+        seen.append((starts[index], blocks))
         return tuple(seen)
 
     def give_back(self, first_block: int, blocks: int) -> None:

@@ -16,7 +16,7 @@ This module must not know how bytes are moved, nor what that costs. A range may 
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,8 +163,7 @@ def _assert_in_pool(side: str, firsts: Int64s, blocks: Int64s, pool_blocks: int)
 # --- counting them -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class TransferPlan:
+class TransferPlan(NamedTuple):
     """Bytes and operations of moving one request's blocks, over all pairs of ranks. Made by ``TransferPlanner``.
 
     ``messages`` is the number of rank pairs: what a two-sided transfer sends, one packed buffer each.

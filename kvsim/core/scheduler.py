@@ -7,7 +7,6 @@ It reads no clock, draws no random number and does no I/O. The same events give 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from kvsim.core.batching import layers_to_start
 from kvsim.core.cluster import ClusterSpec
@@ -147,10 +146,13 @@ class Scheduler:
         ended = engine.advance(event)
         if ended is None:
             return
-        for states, why in zip(ended, ENDS, strict=True):
-            for state in states:
-                engine.release(state, self._out)
-                self._finish(state, why)
+        stopped, limited = ended
+        for state in stopped:
+            engine.release(state, self._out)
+            self._finish(state, "stop")
+        for state in limited:
+            engine.release(state, self._out)
+            self._finish(state, "length")
         if event.ended:
             self._fleet.touch(event.worker)
 
@@ -270,13 +272,18 @@ class Scheduler:
         del self._states[state.request.id]
 
     def _finish_on_colocated(self, engine: ColocatedEngine, ended: Ended | None) -> None:
-        for states, why in zip(ended or ((), ()), ENDS, strict=True):
-            for state in states:
-                engine.release(state, self._out)
-                self._out.put(FinishRequest(state.request.id, why))
-                state.enter(Phase.FINISHED)
-                del self._states[state.request.id]
+        stopped, limited = ended or ([], [])
+        for state in stopped:
+            self._leave_colocated(engine, state, "stop")
+        for state in limited:
+            self._leave_colocated(engine, state, "length")
         self._fleet.touch(engine.spec.id)
+
+    def _leave_colocated(self, engine: ColocatedEngine, state: RequestState, why: FinishReason) -> None:
+        engine.release(state, self._out)
+        self._out.put(FinishRequest(state.request.id, why))
+        state.enter(Phase.FINISHED)
+        del self._states[state.request.id]
 
     def _give_up(self, state: RequestState) -> None:
         """Reject a request that nobody has begun to serve; whoever waits behind it may be served now."""
@@ -309,6 +316,3 @@ class Scheduler:
                 for state in self._fleet.prefill[worker].plan(self._out):
                     if self._policy.transfer_mode == "streamed":
                         self._request_memory(state)
-
-
-ENDS: Final[tuple[FinishReason, FinishReason]] = ("stop", "length")

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
-import numpy as np
-
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import (
     FEMTOSECONDS_PER_NS,
@@ -32,46 +30,52 @@ from kvsim.core.messages import (
     TransferDone,
     TransferReleased,
 )
-from kvsim.metrics.columns import FINISH_REASONS, MISSING, Integers, RunColumns
+from kvsim.metrics.columns import FINISH_REASONS, MISSING, RunColumns
 from kvsim.metrics.derive import derive_columns
+from kvsim.metrics.log import Log, with_column
 from kvsim.metrics.logs import Logs
 
 _OUTCOMES = {reason: outcome for outcome, reason in enumerate(FINISH_REASONS)}
 _run_blocks = itemgetter(1)
 
-_SPAN_WORKER, _SPAN_LAST = 1, 3  # columns of a row of the log of spans
-_PREFILL_START, _PREFILL_END = 1, 2
-_RESIDENCY_RELEASED = 2
-_TRANSFER_END, _TRANSFER_RESIDENCY = 4, 9
+PACK_CALLS = 1 << 13
+"""How often full logs are looked for."""
 
 
 class Collector:
     """``observe`` every call of ``Scheduler.handle``, in order; then ``finish`` once.
 
-    A log is one flat list of rows; ``Logs`` names its columns. A row that is completed later is found by its offset.
-    Lists and not arrays, as ``array.extend`` costs several times as much for a short row.
+    ``Logs`` names the columns of the logs. What becomes known of a row later goes to a log of its own, as pairs (row,
+    value), so that every log only ever grows.
     """
 
     def __init__(self, cluster: ClusterSpec) -> None:
         self._cluster = cluster
         self._end_ns = 0
-        self._arrivals: list[int] = []
-        self._prefill_runs: list[int] = []
-        self._chunks: list[int] = []
-        self._spans: list[int] = []
-        self._segments: list[int] = []
-        self._residencies: list[int] = []
-        self._assigns: list[int] = []
-        self._transfers: list[int] = []
-        self._finishes: list[int] = []
+        self._calls = 0
+        self._arrivals = Log(3)
+        self._prefill_runs = Log(3)
+        self._prefill_ends = Log(2)
+        self._chunks = Log(5)
+        self._spans = Log(5)
+        self._span_lasts = Log(2)
+        self._segments = Log(7)
+        self._residencies = Log(2)
+        self._releases = Log(2)
+        self._assigns = Log(3)
+        self._transfers = Log(8)
+        self._transfer_ends = Log(2)
+        self._transfer_residencies = Log(2)
+        self._finishes = Log(3)
+        self._prefills_noted = self._spans_noted = self._residencies_noted = self._transfers_noted = 0
         workers = len(cluster.workers)
         self._steps = [0] * workers
         self._batch_size = [0] * workers
         self._decode_run: list[int] = [MISSING] * workers
-        self._decoding: dict[int, int] = {}  # request -> offset of its open span
+        self._decoding: dict[int, tuple[int, int]] = {}  # request -> row of its open span, worker
         self._resident: list[dict[int, int]] = [{} for _ in range(workers)]  # request -> its open residency
-        self._prefills_in_flight: dict[int, tuple[RunPrefill, int]] = {}  # run -> command and offset of its row
-        self._transfers_in_flight: dict[int, int] = {}  # transfer -> offset of its row
+        self._prefills_in_flight: dict[int, tuple[RunPrefill, int, int]] = {}  # run -> command, row, start
+        self._transfers_in_flight: dict[int, tuple[StartTransfer, int]] = {}  # transfer -> command, row
         self._handlers: dict[type, Callable[[int, Any], None] | None] = {
             RequestArrived: self._arrived,
             LayersReady: None,
@@ -102,24 +106,29 @@ class Collector:
             handler = handlers[type(command)]
             if handler is not None:
                 handler(now_ns, command)
+        self._calls += 1
+        if self._calls % PACK_CALLS == 0:
+            self._pack()
 
     def finish(self) -> RunColumns:
         """The run so far as columns. What is still under way has no end: prefills, transfers, requests."""
         for request in list(self._decoding):
             self._leave_batch(request)
-        for command, offset in self._prefills_in_flight.values():
-            self._note_chunks(command, offset)
+        for command, row, _ in self._prefills_in_flight.values():
+            self._note_chunks(command, row)
         self._prefills_in_flight.clear()
         logs = Logs(
-            arrivals=_rows(self._arrivals, 3),
-            prefill_runs=_rows(self._prefill_runs, 4),
-            chunks=_rows(self._chunks, 5),
-            spans=_rows(self._spans, 6),
-            segments=_rows(self._segments, 7),
-            residencies=_rows(self._residencies, 3),
-            assigns=_rows(self._assigns, 3),
-            transfers=_rows(self._transfers, 10),
-            finishes=_rows(self._finishes, 3),
+            arrivals=self._arrivals.table(),
+            prefill_runs=with_column(self._prefill_runs.table(), 2, self._prefill_ends),
+            chunks=self._chunks.table(),
+            spans=with_column(self._spans.table(), 3, self._span_lasts),
+            segments=self._segments.table(),
+            residencies=with_column(self._residencies.table(), 2, self._releases),
+            assigns=self._assigns.table(),
+            transfers=with_column(
+                with_column(self._transfers.table(), 4, self._transfer_ends), 9, self._transfer_residencies
+            ),
+            finishes=self._finishes.table(),
             end_ns=self._end_ns,
         )
         return derive_columns(self._cluster, logs)
@@ -128,21 +137,22 @@ class Collector:
 
     def _arrived(self, now_ns: int, event: RequestArrived) -> None:
         request = event.request
-        self._arrivals += (request.id, request.prompt_tokens, now_ns)
+        self._arrivals.put((request.id, request.prompt_tokens, now_ns))
 
     def _prefill_done(self, now_ns: int, event: PrefillDone) -> None:
         prefill = self._prefills_in_flight.pop(event.run, None)
         if prefill is None:
             return  # reported twice
-        command, offset = prefill
-        self._prefill_runs[offset + _PREFILL_END] = now_ns
-        self._note_chunks(command, offset)
+        command, row, start_ns = prefill
+        self._prefill_ends.put((row, now_ns))
+        self._note_chunks(command, row)
         for request in command.completes:
-            self._spans += (request, MISSING, MISSING, MISSING, MISSING, now_ns)
+            self._spans.put((request, MISSING, MISSING, MISSING, now_ns))
+            self._spans_noted += 1
         if command.decoding:
             self._steps[command.worker] += 1
-            duration_fs = (now_ns - self._prefill_runs[offset + _PREFILL_START]) * FEMTOSECONDS_PER_NS
-            self._segments += (command.worker, now_ns, duration_fs, 0, 0, 1, 1)
+            duration_fs = (now_ns - start_ns) * FEMTOSECONDS_PER_NS
+            self._segments.put((command.worker, now_ns, duration_fs, 0, 0, 1, 1))
         for request in event.finished:
             self._leave_batch(request)
 
@@ -150,22 +160,22 @@ class Collector:
         worker = event.worker
         if self._decode_run[worker] != event.run:
             return  # a late report of a run that has ended
-        if event.steps:
-            self._steps[worker] += event.steps
-            costs_fs = (event.first_step_fs, event.step_growth_fs, event.carry_fs)
-            self._segments += (worker, now_ns, *costs_fs, event.steps, 0)
+        steps = event.steps
+        if steps:
+            self._steps[worker] += steps
+            self._segments.put((worker, now_ns, event.first_step_fs, event.step_growth_fs, event.carry_fs, steps, 0))
         if event.ended:
             self._decode_run[worker] = MISSING
         for request in event.finished:
             self._leave_batch(request)
 
     def _transfer_done(self, now_ns: int, event: TransferDone) -> None:
-        offset = self._transfers_in_flight.pop(event.transfer, None)
-        if offset is None:
+        transfer = self._transfers_in_flight.pop(event.transfer, None)
+        if transfer is None:
             return  # reported twice
-        log = self._transfers
-        log[offset + _TRANSFER_END] = now_ns
-        log[offset + _TRANSFER_RESIDENCY] = self._resident[log[offset + 2]].get(log[offset], MISSING)
+        command, row = transfer
+        self._transfer_ends.put((row, now_ns))
+        self._transfer_residencies.put((row, self._resident[command.target].get(command.request, MISSING)))
 
     # --- commands ---
 
@@ -173,23 +183,24 @@ class Collector:
         resident = self._resident[command.worker]
         residency = resident.get(command.request)
         if residency is None:
-            residency = resident[command.request] = len(self._residencies) // 3
-            self._residencies += (command.request, command.worker, MISSING)
-        self._assigns += (residency, now_ns, _blocks(command.blocks))
+            residency = resident[command.request] = self._residencies_noted
+            self._residencies.put((command.request, command.worker))
+            self._residencies_noted += 1
+        self._assigns.put((residency, now_ns, _blocks(command.blocks)))
 
     def _release(self, now_ns: int, command: ReleaseBlocks) -> None:
         request = command.request
         residency = self._resident[command.worker].pop(request, None)
         if residency is not None:
-            self._residencies[3 * residency + _RESIDENCY_RELEASED] = now_ns
-        offset = self._decoding.get(request)
-        if offset is not None and self._spans[offset + _SPAN_WORKER] == command.worker:
+            self._releases.put((residency, now_ns))
+        span = self._decoding.get(request)
+        if span is not None and span[1] == command.worker:
             self._leave_batch(request)
 
     def _run_prefill(self, now_ns: int, command: RunPrefill) -> None:
-        self._prefills_in_flight[command.run] = command, len(self._prefill_runs)
-        requests = len(command.chunks) + len(command.decoding)
-        self._prefill_runs += (command.worker, now_ns, MISSING, requests)
+        self._prefills_in_flight[command.run] = command, self._prefills_noted, now_ns
+        self._prefill_runs.put((command.worker, now_ns, len(command.chunks) + len(command.decoding)))
+        self._prefills_noted += 1
         if command.decoding:
             self._join_batch(now_ns, command.worker, command.decoding)
 
@@ -198,31 +209,51 @@ class Collector:
         self._join_batch(now_ns, command.worker, command.batch)
 
     def _start_transfer(self, now_ns: int, command: StartTransfer) -> None:
-        self._transfers_in_flight[command.transfer] = len(self._transfers)
-        self._transfers += (
-            command.request,
-            command.source,
-            command.target,
-            now_ns,
-            MISSING,
-            command.size_bytes,
-            command.operations,
-            _blocks(command.target_blocks) * command.layers,
-            command.last,
-            MISSING,
+        self._transfers_in_flight[command.transfer] = command, self._transfers_noted
+        self._transfers_noted += 1
+        self._transfers.put(
+            (
+                command.request,
+                command.source,
+                command.target,
+                now_ns,
+                command.size_bytes,
+                command.operations,
+                _blocks(command.target_blocks) * command.layers,
+                command.last,
+            )
         )
 
     def _finish_request(self, now_ns: int, command: FinishRequest) -> None:
-        self._finishes += (command.request, now_ns, _OUTCOMES[command.why])
+        self._finishes.put((command.request, now_ns, _OUTCOMES[command.why]))
         self._leave_batch(command.request)
 
     # --- bookkeeping ---
 
-    def _note_chunks(self, command: RunPrefill, offset: int) -> None:
+    def _pack(self) -> None:
+        for log in (
+            self._arrivals,
+            self._prefill_runs,
+            self._prefill_ends,
+            self._chunks,
+            self._spans,
+            self._span_lasts,
+            self._segments,
+            self._residencies,
+            self._releases,
+            self._assigns,
+            self._transfers,
+            self._transfer_ends,
+            self._transfer_residencies,
+            self._finishes,
+        ):
+            log.pack()
+
+    def _note_chunks(self, command: RunPrefill, row: int) -> None:
         resident = self._resident[command.worker]
         for chunk in command.chunks:
             request = chunk.request
-            self._chunks += (request, offset // 4, resident.get(request, MISSING), chunk.start_token, chunk.tokens)
+            self._chunks.put((request, row, resident.get(request, MISSING), chunk.start_token, chunk.tokens))
 
     def _join_batch(self, now_ns: int, worker: int, batch: Sequence[int]) -> None:
         """Open a span for each request of ``batch`` that has none.
@@ -231,17 +262,17 @@ class Collector:
         the number of new ones. A batch that leaves somebody out, or mixes the order, is taken apart in full.
         """
         decoding = self._decoding
-        joining = 0
-        for request in reversed(batch):
-            if request in decoding:
-                break
-            joining += 1
-        if joining:
+        if batch[-1] not in decoding:
+            joining = 0
+            for request in reversed(batch):
+                if request in decoding:
+                    break
+                joining += 1
             self._open_spans(now_ns, worker, batch[len(batch) - joining :])
         if self._batch_size[worker] != len(batch):
             members = frozenset(batch)
-            for request, offset in list(decoding.items()):
-                if self._spans[offset + _SPAN_WORKER] == worker and request not in members:
+            for request, (_, decodes_on) in list(decoding.items()):
+                if decodes_on == worker and request not in members:
                     self._leave_batch(request)
             self._open_spans(now_ns, worker, [request for request in batch if request not in decoding])
 
@@ -249,15 +280,16 @@ class Collector:
         resident = self._resident[worker]
         first = self._steps[worker]
         for request in requests:
-            self._decoding[request] = len(self._spans)
-            self._spans += (request, worker, first, MISSING, resident.get(request, MISSING), now_ns)
+            self._decoding[request] = self._spans_noted, worker
+            self._spans.put((request, worker, first, resident.get(request, MISSING), now_ns))
+            self._spans_noted += 1
         self._batch_size[worker] += len(requests)
 
     def _leave_batch(self, request: int) -> None:
-        offset = self._decoding.pop(request, None)
-        if offset is not None:
-            worker = self._spans[offset + _SPAN_WORKER]
-            self._spans[offset + _SPAN_LAST] = self._steps[worker] - 1
+        span = self._decoding.pop(request, None)
+        if span is not None:
+            row, worker = span
+            self._span_lasts.put((row, self._steps[worker] - 1))
             self._batch_size[worker] -= 1
 
 
@@ -271,8 +303,3 @@ def collect(cluster: ClusterSpec, records: Iterable[Record]) -> RunColumns:
 
 def _blocks(runs: BlockRuns) -> int:
     return runs[0][1] if len(runs) == 1 else sum(map(_run_blocks, runs))
-
-
-def _rows(log: list[int], columns: int) -> Integers:
-    """The log as an array with one row a column, which unpacks into named columns."""
-    return np.array(log, dtype=np.int64).reshape(-1, columns).T

@@ -9,7 +9,7 @@ nanoseconds are the floor of the sum of those. It must not know requests, blocks
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from kvsim.core.messages import FEMTOSECONDS_PER_NS
 from kvsim.sim.hardware import GpuSpec, ModelShape
@@ -18,8 +18,7 @@ from kvsim.units import div_ceil
 _FEMTOSECONDS_PER_S = 10**15
 
 
-@dataclass(frozen=True, slots=True)
-class StepCosts:
+class StepCosts(NamedTuple):
     """Seconds of one step by class of kernels, all layers together. ``overhead_s`` is launches and the step's own."""
 
     qkv_s: float
@@ -102,8 +101,7 @@ class StepModel:
         self, chunks: Sequence[tuple[int, int]], decode_requests: int, decode_context_tokens: int
     ) -> StepCosts:
         """The same step as ``prefill_ns`` in seconds by class of kernels."""
-        return replace(
-            self._without_attention(chunks, decode_requests),
+        return self._without_attention(chunks, decode_requests)._replace(
             prompt_attention_s=self._prompt_attention_s(chunks),
             decode_attention_s=self._decode_attention_s(decode_context_tokens),
         )

@@ -4,6 +4,7 @@ All that happens at one instant is collected and handed over in one call, after 
 driver must not decide anything; what it knows beyond the core (durations, true output lengths) it never tells it.
 """
 
+import gc
 from collections.abc import Callable, Sequence
 
 import simpy
@@ -95,6 +96,16 @@ class Simulation:
         if not self._arrivals_ns:
             return
         self._await_arrival()
+        collects = gc.isenabled()
+        gc.disable()  # a run leaves no reference cycles behind, but it would be walked through again and again
+        try:
+            self._run_to_end()
+        finally:
+            if collects:
+                gc.enable()
+        self.scheduler.check()
+
+    def _run_to_end(self) -> None:
         env = self._env
         try:
             while not self._over:
@@ -104,7 +115,6 @@ class Simulation:
         except EmptySchedule as error:
             waiting = self._arrived - self.finished
             raise AssertionError(f"deadlock at {self.now_ns} ns: {waiting} requests wait for nothing") from error
-        self.scheduler.check()
 
     def _await_arrival(self) -> None:
         call_after(self._env, self._arrivals_ns[self._arrived] - self.now_ns, self._arrive)

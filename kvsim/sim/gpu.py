@@ -6,7 +6,6 @@ come from closed forms. It must not know other workers or the network.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
 
@@ -31,16 +30,20 @@ from kvsim.sim.truth import Truth
 Report = Callable[[Event], None]
 
 
-@dataclass(slots=True)
 class _DecodeRun:
     """The decode run in progress: its step costs and after how many steps it is planned to end."""
 
-    command: RunDecode
-    started_ns: int
-    steps: int
-    first_fs: int
-    growth_fs: int
-    carry_fs: int
+    __slots__ = ("carry_fs", "command", "first_fs", "growth_fs", "started_ns", "steps")
+
+    def __init__(
+        self, command: RunDecode, started_ns: int, steps: int, first_fs: int, growth_fs: int, carry_fs: int
+    ) -> None:
+        self.command = command
+        self.started_ns = started_ns
+        self.steps = steps
+        self.first_fs = first_fs
+        self.growth_fs = growth_fs
+        self.carry_fs = carry_fs
 
     def total_fs(self) -> int:
         return steps_total_fs(self.steps, self.first_fs, self.growth_fs, self.carry_fs)

@@ -205,7 +205,9 @@ class Network:
         A SimPy timeout cannot be cancelled. An earlier one that is no longer needed is left to fire, finds nothing and
         plans again; a later one is outdated by its generation.
         """
-        next_at_ns = min((flow.ends_at_ns for flow in self._flows.values()), default=_NEVER_NS)
+        next_at_ns = _NEVER_NS
+        for flow in self._flows.values():
+            next_at_ns = min(next_at_ns, flow.ends_at_ns)
         if next_at_ns >= self._timer_at_ns:
             return
         self._timer_at_ns = next_at_ns

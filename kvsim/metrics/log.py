@@ -1,0 +1,46 @@
+"""An append-only table of integers that stays small while a run is noted down.
+
+Values go to the end of a plain list, as ``array.extend`` costs several times as much for a short row; now and then the
+list is packed into an array, as a list of integers costs 40 bytes a value and an array 8. It must not know what the
+columns mean.
+"""
+
+import numpy as np
+
+from kvsim.metrics.columns import MISSING, Integers
+
+PACK_VALUES = 1 << 16
+
+
+class Log:
+    """Rows of ``columns`` integers each. ``put`` appends the values of one row or of several."""
+
+    __slots__ = ("_columns", "_loose", "_packed", "put")
+
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
+        self._loose: list[int] = []
+        self._packed: list[Integers] = []
+        self.put = self._loose.extend
+
+    def pack(self, values_min: int = PACK_VALUES) -> None:
+        """Pack what has been put since the last time if it is at least this many values."""
+        if len(self._loose) >= values_min:
+            self._packed.append(np.array(self._loose, dtype=np.int64))
+            self._loose.clear()
+
+    def table(self) -> Integers:
+        """The log as an array with one row a column, which unpacks into named columns."""
+        self.pack(values_min=1)
+        if len(self._packed) != 1:
+            self._packed = [np.concatenate(self._packed)] if self._packed else [np.zeros(0, dtype=np.int64)]
+        return self._packed[0].reshape(-1, self._columns).T
+
+
+def with_column(table: Integers, index: int, log: Log) -> Integers:
+    """The table with one more column before ``index``: from a log of pairs (row, value), ``MISSING`` where a row has
+    none."""
+    column = np.full(table.shape[1], MISSING, dtype=np.int64)
+    row, value = log.table()
+    column[row] = value
+    return np.insert(table, index, column, axis=0)
