@@ -20,14 +20,18 @@ from kvsim.core.messages import (
     Record,
     ReleaseBlocks,
     RequestArrived,
+    RequestCancelled,
     RequestId,
     RunDecode,
     RunId,
     RunPrefill,
     StartTransfer,
     TransferDone,
+    TransferFailed,
     TransferId,
     TransferReleased,
+    WorkerId,
+    WorkerLost,
 )
 from kvsim.units import format_bytes, format_duration_ns
 
@@ -40,6 +44,7 @@ class _Storyteller:
         self._request = request
         self._runs: set[RunId] = set()
         self._transfers: set[TransferId] = set()
+        self._workers: set[WorkerId] = set()  # those that hold blocks of it
         self._decode_steps = 0
 
     def event(self, event: Event) -> str | None:
@@ -60,6 +65,12 @@ class _Storyteller:
                 return f"transfer {transfer} has arrived"
             case TransferReleased(transfer) if transfer in self._transfers:
                 return f"transfer {transfer} has let go of its source blocks"
+            case TransferFailed(transfer) if transfer in self._transfers:
+                return f"transfer {transfer} has failed"
+            case RequestCancelled(request) if request == self._request:
+                return "its client gives it up"
+            case WorkerLost(worker) if worker in self._workers:
+                return f"{self._names[worker]} is lost"
             case _:
                 return None
 
@@ -67,8 +78,10 @@ class _Storyteller:
         """One line, or None if the command does not concern the request."""
         match command:
             case AssignBlocks(worker, request, blocks) if request == self._request:
+                self._workers.add(worker)
                 return f"-> {self._names[worker]} gives it {_blocks(blocks)}"
             case ReleaseBlocks(worker, request) if request == self._request:
+                self._workers.discard(worker)
                 return f"-> {self._names[worker]} frees its blocks"
             case RunPrefill():
                 return self._prefill(command)

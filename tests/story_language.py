@@ -15,6 +15,7 @@ from kvsim.core.messages import (
     CutDecode,
     DeadlineReached,
     DecodeAdvanced,
+    DismissWorker,
     Event,
     FinishRequest,
     LayersReady,
@@ -22,15 +23,20 @@ from kvsim.core.messages import (
     ReleaseBlocks,
     Request,
     RequestArrived,
+    RequestCancelled,
     RequestId,
     RunDecode,
     RunId,
     RunPrefill,
     StartTransfer,
     TransferDone,
+    TransferFailed,
     TransferId,
     TransferReleased,
     WorkerId,
+    WorkerJoined,
+    WorkerLeaving,
+    WorkerLost,
 )
 from kvsim.core.scheduler import Scheduler
 
@@ -105,7 +111,8 @@ def role_of(role: str) -> Role:
 
 def read_event(words: list[str], names: dict[str, WorkerId]) -> Event:
     """``arrive r0 prompt=9 max=4``, ``layers p0 run0 2``, ``prefilled p0 run0 [last r0,r1]``, ``decoded d0 run1 3
-    [last r0]``, ``arrived t0``, ``released t0``, ``deadline``."""
+    [last r0]``, ``arrived t0``, ``released t0``, ``failed t0``, ``cancel r0``, ``lost d0``, ``leaving d0``, ``joined d0``,
+    ``deadline``."""
     match words:
         case ["arrive", request, prompt, *rest]:
             limit = number(rest[0]) if rest else UNLIMITED
@@ -120,6 +127,16 @@ def read_event(words: list[str], names: dict[str, WorkerId]) -> Event:
             return TransferDone(TransferId(number(transfer)))
         case ["released", transfer]:
             return TransferReleased(TransferId(number(transfer)))
+        case ["failed", transfer]:
+            return TransferFailed(TransferId(number(transfer)))
+        case ["cancel", request]:
+            return RequestCancelled(RequestId(number(request)))
+        case ["lost", name]:
+            return WorkerLost(names[name])
+        case ["leaving", name]:
+            return WorkerLeaving(names[name])
+        case ["joined", name]:
+            return WorkerJoined(names[name])
         case ["deadline"]:
             return DeadlineReached()
         case _:
@@ -148,6 +165,8 @@ def show(command: Command, names: list[str]) -> str:
             return f"{names[worker]} decodes {each(batch)} up to {steps_max} steps, run{run}{promised}"
         case CutDecode(worker, run):
             return f"{names[worker]} cuts run{run}"
+        case DismissWorker(worker):
+            return f"{names[worker]} may go"
         case StartTransfer():
             layers = f"layers {command.first_layer}..{command.first_layer + command.layers - 1}"
             source = f"{names[command.source]} {runs(command.source_blocks)}"

@@ -1,6 +1,7 @@
 """The table of phases: what it allows, what it forbids, and the ways through it that each mode takes."""
 
 import pytest
+from fault_world import random_world
 from worlds import DISAGGREGATED, MODES, cluster, run, workload
 
 from kvsim.core.cluster import PolicySpec, TransferMode
@@ -153,4 +154,6 @@ def test_every_change_of_the_table_happens_in_some_run(watch: Watch) -> None:
             tight = cluster(mode, prefill=0 if mode == "colocated" else 1, kv_blocks=12, policy=policy)
             run(tight, workload(crowd))
             run(cluster(mode, kv_blocks=40, block_tokens=4, policy=policy, batch_tokens_max=16), workload(crowd))
+        for seed in range(40):
+            random_world(mode, seed).play()
     assert {(before, after) for _, before, after in watch.changes} == CHANGES

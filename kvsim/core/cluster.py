@@ -39,7 +39,8 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     """One engine instance: ``tensor_parallel`` GPUs that act as one.
 
     ``batch_requests_max`` bounds the requests of one step, ``batch_tokens_max`` the tokens of a step with prompts in
-    it. ``watermark_blocks`` stay free when a new request is admitted, so that running ones can grow.
+    it. ``watermark_blocks`` stay free when a new request is admitted, so that running ones can grow. A worker that is
+    not ``present`` from the start comes with ``WorkerJoined``.
     """
 
     id: WorkerId
@@ -50,6 +51,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     batch_requests_max: int
     batch_tokens_max: int
     watermark_blocks: int = 0
+    present: bool = True
 
 
 class PolicySpec(msgspec.Struct, frozen=True):
@@ -57,7 +59,8 @@ class PolicySpec(msgspec.Struct, frozen=True):
 
     ``layers_per_group`` is N of push and streamed pull. ``steps_max`` bounds a decode run (1 = ask after every step;
     results are the same for any value). ``prefill_wait_max_ns`` rejects a request that waited longer for its prefill to
-    start; None lets it wait.
+    start; None lets it wait. A transfer that fails is tried anew up to ``transfer_retries_max`` times in a row, then
+    with another decode worker.
     """
 
     transfer_mode: TransferMode
@@ -67,10 +70,11 @@ class PolicySpec(msgspec.Struct, frozen=True):
     decode_placement: Placement = "least_loaded"
     steps_max: int = 1024
     prefill_wait_max_ns: int | None = None
+    transfer_retries_max: int = 2
 
 
 class ClusterSpec(msgspec.Struct, frozen=True):
-    """Everything a fresh ``Scheduler`` needs. ``workers[i].id == i``."""
+    """Everything a fresh ``Scheduler`` needs. ``workers[i].id == i``: every worker that may ever be there."""
 
     kv: KvSpec
     workers: tuple[WorkerSpec, ...]

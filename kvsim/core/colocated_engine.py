@@ -32,15 +32,31 @@ class ColocatedEngine:
         self._prefilling: list[RequestState] = []
         self._chunks: tuple[tuple[RequestState, int], ...] = ()
         self._mixed_step: RunId | None = None
+        self._to_end: list[RequestState] = []
 
-    def enqueue(self, state: RequestState) -> None:
-        """Let a request that has arrived wait."""
+    def enqueue(self, state: RequestState, *, first: bool) -> None:
+        """Let a request wait; ``first``: before all others, since it was being served elsewhere."""
         self.tokens_outstanding += state.request.prompt_tokens
-        self._waiting.append(state)
+        if first:
+            self._waiting.appendleft(state)
+        else:
+            self._waiting.append(state)
 
     def withdraw(self, state: RequestState) -> None:
-        """A waiting request gave up. Its place in the queue is skipped when its turn comes."""
+        """A waiting request is not to be served here."""
+        self._waiting.remove(state)
         self.tokens_outstanding -= state.request.prompt_tokens
+
+    def cancel(self, state: RequestState) -> None:
+        """A request that is being computed is to end at the next boundary."""
+        self._to_end.append(state)
+
+    def take_waiting(self) -> list[RequestState]:
+        """Remove and return those that wait: they are to be served elsewhere."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        self.tokens_outstanding -= sum([state.request.prompt_tokens for state in waiting])
+        return waiting
 
     def advance(self, event: DecodeAdvanced) -> tuple[list[RequestState], list[RequestState]] | None:
         """Book the steps of a report. Returns who stopped and who reached its limit; None for a run that is long
@@ -71,26 +87,44 @@ class ColocatedEngine:
         self.tokens_outstanding -= state.request.prompt_tokens
         self._free_blocks(state, out)
 
-    def plan(self, out: Outbox) -> None:
-        """At a boundary form the next step; during a run of decode steps cut it if a waiting request could join."""
+    def plan(self, out: Outbox) -> list[RequestState]:
+        """At a boundary form the next step; during a run of decode steps cut it if a waiting request could join.
+        Returns the requests that were cancelled."""
         if self._mixed_step is not None:
-            return
+            return []
         if self._runs.in_progress:
-            if self._cut_would_serve():
+            if self._to_end or self._cut_would_serve():
                 self._runs.cut(out)
-            return
+            return []
+        cancelled = self._end_cancelled(out) if self._to_end else []
         preempted = self._make_room(out)
         chunks = self._form_chunks(out, admit=not preempted)
         if chunks:
             self._start_mixed_step(chunks, out)
         elif self.batch:
             self._runs.start(out, single_step=preempted)
+        return cancelled
 
     def check(self) -> None:
         """Assert the conservation laws."""
         self.pool.check()
         for state in (*self.batch, *self._prefilling):
             assert self.pool.holds(state.request.id), f"request {state.request.id} runs without blocks"
+
+    def _end_cancelled(self, out: Outbox) -> list[RequestState]:
+        """Let those leave that are still here: the last step may have ended some of them."""
+        cancelled = [state for state in self._to_end if state.phase is not Phase.FINISHED]
+        self._to_end.clear()
+        for state in cancelled:
+            if state.request.id in self.batch:
+                self.batch.leave(state.request.id)
+                self.release(state, out)
+            elif state in self._prefilling:
+                self._prefilling.remove(state)
+                self.release(state, out)
+            else:  # preempted since
+                self.withdraw(state)
+        return cancelled
 
     def _book_chunks(self) -> list[RequestState]:
         """Add the chunks of the step to their prompts. Returns the prompts that are complete: one more token each."""
@@ -180,8 +214,6 @@ class ColocatedEngine:
         return admits(blocks_needed, blocks_free, self.spec.watermark_blocks, self.pool.blocks_total)
 
     def _head(self) -> RequestState | None:
-        while self._waiting and self._waiting[0].phase is Phase.FINISHED:
-            self._waiting.popleft()
         return self._waiting[0] if self._waiting else None
 
     def _cut_would_serve(self) -> bool:

@@ -32,7 +32,8 @@ class DecodeEngine:
         self._placed: dict[RequestId, int] = {}
         self._wants_memory: deque[RequestState] = deque()
         self._ready: deque[RequestState] = deque()
-        self._to_release: list[RequestState] = []
+        self._to_release: list[RequestId] = []
+        self._to_end: list[RequestState] = []
 
     def request_memory(self, state: RequestState, *, first: bool) -> None:
         """Let a request wait for its blocks; ``first``: before all others, since it was preempted."""
@@ -51,30 +52,49 @@ class DecodeEngine:
         """The request will not decode here. Its blocks, if it has any, are freed at the next boundary."""
         self._forget(state)
         if state.reserved:
-            self._to_release.append(state)
+            self._to_release.append(state.request.id)
+            state.reserved = False
+            if state in self._ready:
+                self._ready.remove(state)
+        elif state in self._wants_memory:
+            self._wants_memory.remove(state)
+
+    def cancel(self, state: RequestState) -> None:
+        """A request that decodes here is to end at the next boundary."""
+        self._to_end.append(state)
+
+    def take_waiting(self) -> list[RequestState]:
+        """Remove and return those that wait for memory: they are to be served elsewhere."""
+        waiting = list(self._wants_memory)
+        self._wants_memory.clear()
+        for state in waiting:
+            self._forget(state)
+        return waiting
 
     def advance(self, event: DecodeAdvanced) -> tuple[list[RequestState], list[RequestState]] | None:
         """Book the steps of a report. Returns who stopped and who reached its limit; None for a run that is long
         over."""
         return self._runs.advance(event)
 
-    def plan(self, out: Outbox) -> tuple[list[RequestState], list[RequestState]]:
+    def plan(self, out: Outbox) -> tuple[list[RequestState], list[RequestState], list[RequestState]]:
         """At a boundary: free, join, make room, admit, run. During a run: cut it if that would serve somebody.
 
-        Returns the requests that were given their memory and those that were preempted.
+        Returns the requests that were given their memory, those that were preempted and those that were cancelled.
         """
         if self._runs.in_progress:
             if self._cut_would_serve():
                 self._runs.cut(out)
-            return [], []
-        for state in self._to_release:
-            self.release(state, out)
+            return [], [], []
+        cancelled = self._end_cancelled(out) if self._to_end else []
+        for request in self._to_release:
+            self.pool.release(request)
+            out.put(ReleaseBlocks(self.spec.id, request))
         self._to_release.clear()
         preempted = self._form_batch(out)
         admitted = self._admit(out)
         if self.batch:
             self._runs.start(out, single_step=bool(preempted and self._wants_memory))
-        return admitted, preempted
+        return admitted, preempted, cancelled
 
     def release(self, state: RequestState, out: Outbox) -> None:
         """Free the blocks of a request. Only between runs."""
@@ -96,10 +116,19 @@ class DecodeEngine:
     def _cut_would_serve(self) -> bool:
         """Whether the next boundary could do something. ``blocks_free`` leaves out the growth of the run in progress,
         so it is an upper bound: a request that does not fit in it will not fit at the boundary."""
-        if self._to_release or (self._ready and len(self.batch) < self.spec.batch_requests_max):
+        if self._to_release or self._to_end or (self._ready and len(self.batch) < self.spec.batch_requests_max):
             return True
         head = self._head()
         return head is not None and self._fits(head, self.pool.blocks_free)
+
+    def _end_cancelled(self, out: Outbox) -> list[RequestState]:
+        """Let those leave that still decode: the run may have ended some of them, or a preemption set them back."""
+        cancelled = [state for state in self._to_end if state.request.id in self.batch]
+        self._to_end.clear()
+        for state in cancelled:
+            self.batch.leave(state.request.id)
+            self.release(state, out)
+        return cancelled
 
     def _head(self) -> RequestState | None:
         while self._wants_memory and self._wants_memory[0].phase is Phase.FINISHED:
@@ -113,8 +142,9 @@ class DecodeEngine:
     def _join_ready(self) -> None:
         while self._ready and len(self.batch) < self.spec.batch_requests_max:
             state = self._ready.popleft()
-            state.enter(Phase.DECODING)
-            self.batch.join(state)
+            if state.phase is not Phase.FINISHED:  # else its client is gone, and word to the source is still under way
+                state.enter(Phase.DECODING)
+                self.batch.join(state)
 
     def _form_batch(self, out: Outbox) -> list[RequestState]:
         """Join those that are ready, then preempt those that joined last until the others can do a step. A preemption

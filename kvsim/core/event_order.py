@@ -12,18 +12,28 @@ from kvsim.core.messages import (
     LayersReady,
     PrefillDone,
     RequestArrived,
+    RequestCancelled,
     TransferDone,
+    TransferFailed,
     TransferReleased,
+    WorkerJoined,
+    WorkerLeaving,
+    WorkerLost,
 )
 
 EVENT_ORDER: Final[dict[type, int]] = {
     DecodeAdvanced: 0,  # the next decode step begins before anything else of the same instant is known
     TransferReleased: 1,
     TransferDone: 2,
-    LayersReady: 3,
-    PrefillDone: 4,
-    RequestArrived: 5,
-    DeadlineReached: 6,
+    TransferFailed: 3,
+    LayersReady: 4,
+    PrefillDone: 5,
+    WorkerLost: 6,  # behind what it reported before: that counts, and tokens may have gone to clients already
+    WorkerLeaving: 7,
+    WorkerJoined: 8,
+    RequestArrived: 9,
+    RequestCancelled: 10,
+    DeadlineReached: 11,
 }
 
 
@@ -31,8 +41,12 @@ def event_key(event: Event) -> tuple[int, int, int]:
     """The fixed order of events within one instant."""
     if isinstance(event, DecodeAdvanced | PrefillDone | LayersReady):
         return EVENT_ORDER[type(event)], event.worker, event.run
-    if isinstance(event, TransferDone | TransferReleased):
+    if isinstance(event, TransferDone | TransferReleased | TransferFailed):
         return EVENT_ORDER[type(event)], event.transfer, 0
     if isinstance(event, RequestArrived):
         return EVENT_ORDER[RequestArrived], event.request.id, 0
+    if isinstance(event, RequestCancelled):
+        return EVENT_ORDER[RequestCancelled], event.request, 0
+    if isinstance(event, WorkerLost | WorkerJoined | WorkerLeaving):
+        return EVENT_ORDER[type(event)], event.worker, 0
     return EVENT_ORDER[type(event)], 0, 0

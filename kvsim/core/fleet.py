@@ -21,19 +21,18 @@ class Fleet:
 
     def __init__(self, cluster: ClusterSpec) -> None:
         kv, policy = cluster.kv, cluster.policy
+        self._policy = policy
         self.prefill: dict[WorkerId, PrefillEngine] = {}
         self.decode: dict[WorkerId, DecodeEngine] = {}
         self.colocated: dict[WorkerId, ColocatedEngine] = {}
+        self._cluster = cluster
+        self._placeable: dict[WorkerId, bool] = {}
+        self._leaving: dict[WorkerId, None] = {}
         for spec in cluster.workers:
-            if spec.role == "prefill":
-                self.prefill[spec.id] = PrefillEngine(spec, kv.block_tokens, policy, kv.layers)
-            elif spec.role == "decode":
-                self.decode[spec.id] = DecodeEngine(spec, kv.block_tokens, policy)
-            else:
-                self.colocated[spec.id] = ColocatedEngine(spec, kv.block_tokens, policy)
+            self._set_up(spec.id)
+            self._placeable[spec.id] = spec.present
         disaggregated = bool(self.prefill and self.decode)
         assert bool(self.colocated) != disaggregated, "workers are either all colocated, or prefill and decode workers"
-        self._policy = policy
         self._capacity_tokens = {spec.id: spec.kv_blocks * kv.block_tokens for spec in cluster.workers}
         self._decode_turn = self._prefill_turn = 0
         self._touched: set[tuple[bool, WorkerId]] = set()
@@ -45,6 +44,58 @@ class Fleet:
     def engines(self) -> tuple[Engine, ...]:
         """Every engine, by kind and id."""
         return (*self.prefill.values(), *self.decode.values(), *self.colocated.values())
+
+    def engine(self, worker: WorkerId) -> Engine:
+        """The engine of one worker."""
+        if worker in self.prefill:
+            return self.prefill[worker]
+        return self.decode[worker] if worker in self.decode else self.colocated[worker]
+
+    # --- who is there -------------------------------------------------------------------------------------------------
+
+    def is_there(self, worker: WorkerId) -> bool:
+        """Whether the worker has joined and was neither lost nor dismissed since."""
+        return self._placeable[worker] or worker in self._leaving
+
+    def leaving(self) -> tuple[WorkerId, ...]:
+        """Workers that are to end once they have nothing left, in the order in which they were told."""
+        return tuple(self._leaving)
+
+    def admit(self, worker: WorkerId) -> bool:
+        """The worker may be given requests. False if that is nothing new."""
+        if self._placeable[worker]:
+            return False
+        self._placeable[worker] = True
+        self._leaving.pop(worker, None)
+        return True
+
+    def retire(self, worker: WorkerId) -> bool:
+        """The worker is given no more requests. False if that is nothing new."""
+        if not self._placeable[worker]:
+            return False
+        self._placeable[worker] = False
+        self._leaving[worker] = None
+        return True
+
+    def discard(self, worker: WorkerId) -> Engine:
+        """The worker is gone. Returns its engine; an empty one takes its place for when it joins again."""
+        gone = self.engine(worker)
+        self._placeable[worker] = False
+        self._leaving.pop(worker, None)
+        self._touched.discard((worker not in self.decode, worker))
+        self._set_up(worker)
+        return gone
+
+    def _set_up(self, worker: WorkerId) -> None:
+        spec, kv, policy = self._cluster.workers[worker], self._cluster.kv, self._policy
+        if spec.role == "prefill":
+            self.prefill[worker] = PrefillEngine(spec, kv.block_tokens, policy, kv.layers)
+        elif spec.role == "decode":
+            self.decode[worker] = DecodeEngine(spec, kv.block_tokens, policy)
+        else:
+            self.colocated[worker] = ColocatedEngine(spec, kv.block_tokens, policy)
+
+    # --- whose turn it is ---------------------------------------------------------------------------------------------
 
     def touch(self, worker: WorkerId) -> None:
         """Something changed on this worker that its engine may act upon."""
@@ -61,33 +112,36 @@ class Fleet:
         touched.remove(first)
         return first[1]
 
-    def fits(self, worker: WorkerId, context_tokens: int) -> bool:
-        """Whether the worker's whole pool can hold this context and one token more."""
-        return context_tokens < self._capacity_tokens[worker]
+    # --- who gets a request -------------------------------------------------------------------------------------------
 
-    def room_tokens(self, worker: WorkerId | None, context_tokens: int) -> int:
-        """Output tokens that a request may generate before its context outgrows every pool that could serve it; if it
-        is bound to ``worker`` for good, before it outgrows that one's."""
-        limit = self.context_tokens_max if worker is None else self._capacity_tokens[worker]
-        return limit - context_tokens
+    def room_tokens(self, worker: WorkerId, context_tokens: int) -> int:
+        """Output tokens that a request may generate before its context outgrows the pool of this worker."""
+        return self._capacity_tokens[worker] - context_tokens
 
-    def place_prefill(self, context_tokens: int) -> WorkerId:
-        """A worker to compute the prompt: by outstanding prompt tokens, or in turn."""
+    def place_prefill(self, context_tokens: int) -> WorkerId | None:
+        """A worker to compute the prompt: by outstanding prompt tokens, or in turn. None if there is none."""
         candidates = [
             (engine.tokens_outstanding, worker)
             for worker, engine in (self.colocated or self.prefill).items()
-            if self.fits(worker, context_tokens)
+            if self._placeable[worker] and context_tokens < self._capacity_tokens[worker]
         ]
+        if not candidates:
+            return None
         self._prefill_turn += 1
         return choose_worker(self._policy.prefill_placement, candidates, self._prefill_turn - 1)
 
-    def place_decode(self, context_tokens: int) -> WorkerId:
-        """A worker to decode: by the share of its pool that is spoken for, or in turn."""
+    def place_decode(self, context_tokens: int, avoid: WorkerId | None = None) -> WorkerId | None:
+        """A worker to decode: by the share of its pool that is spoken for, or in turn; ``avoid`` only if there is no
+        other. None if there is none at all."""
         candidates = [
             (relative_load(engine.tokens_outstanding, self._capacity_tokens[worker]), worker)
             for worker, engine in self.decode.items()
-            if self.fits(worker, context_tokens)
+            if self._placeable[worker] and context_tokens < self._capacity_tokens[worker]
         ]
+        if not candidates:
+            return None
+        if avoid is not None and len(candidates) > 1:
+            candidates = [candidate for candidate in candidates if candidate[1] != avoid]
         self._decode_turn += 1
         return choose_worker(self._policy.decode_placement, candidates, self._decode_turn - 1)
 

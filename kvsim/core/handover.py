@@ -34,6 +34,7 @@ class HandOver:
         self._plans: dict[RequestId, tuple[TransferPlan, BlockRuns, BlockRuns]] = {}
         self._arriving: dict[TransferId, RequestState] = {}
         self._unreleased: dict[TransferId, RequestState] = {}
+        self._ends: dict[TransferId, tuple[WorkerId, WorkerId]] = {}  # source and target of those not released
 
     def start(self, state: RequestState, layers: int, blocks: tuple[BlockRuns, BlockRuns], out: Outbox) -> None:
         """Move the next ``layers`` layers of the request from its ``blocks`` (source, target)."""
@@ -54,6 +55,7 @@ class HandOver:
         state.transfer = transfer
         state.transfers_unreleased += 1
         self._arriving[transfer] = self._unreleased[transfer] = state
+        self._ends[transfer] = source, target
         out.put(
             StartTransfer(
                 transfer,
@@ -83,8 +85,37 @@ class HandOver:
         """Nobody reads the source blocks of this transfer any more. Returns its request."""
         state = self._unreleased.pop(transfer, None)
         if state is not None:
+            del self._ends[transfer]
             state.transfers_unreleased -= 1
         return state
+
+    def failed(self, transfer: TransferId) -> tuple[RequestState | None, bool]:
+        """The transfer has ended without success: its request, and whether its layers have to be moved again. They
+        need not if the target had them already and only word to the source was lost."""
+        released = self.released(transfer)
+        state = self._arriving.pop(transfer, None)
+        if state is not None:
+            state.layers_started = state.layers_arrived
+            state.transfer = None
+        return state or released, state is not None
+
+    def drop(self, state: RequestState, worker: WorkerId) -> bool:
+        """Forget the transfers of the request from or to a worker that is gone. False if there are none."""
+        gone = [
+            transfer
+            for transfer, other in self._unreleased.items()
+            if other is state and worker in self._ends[transfer]
+        ]
+        for transfer in gone:
+            self.released(transfer)
+            if self._arriving.pop(transfer, None) is not None:
+                state.transfer = None
+        return bool(gone)
+
+    def begin_anew(self, state: RequestState) -> None:
+        """The layers that are ready go to another target, from the first one on."""
+        self._plans.pop(state.request.id, None)
+        state.layers_started = state.layers_arrived = 0
 
     def source_is_free(self, state: RequestState) -> bool:
         """Whether every layer was handed to a transfer and every transfer has let go of the source."""

@@ -109,12 +109,55 @@ class TransferReleased(Message, frozen=True, gc=False):
     transfer: TransferId
 
 
+class TransferFailed(Message, frozen=True, gc=False):
+    """This transfer ended without success: neither side reads or writes its blocks any more, and what is in the target
+    blocks is undefined. Said instead of ``TransferDone`` and ``TransferReleased``, also between the two."""
+
+    transfer: TransferId
+
+
+class RequestCancelled(Message, frozen=True, gc=False):
+    """The client wants no more of this request."""
+
+    request: RequestId
+
+
+class WorkerLost(Message, frozen=True, gc=False):
+    """Nothing of this worker exists any more: no KV, no run, no transfer. Reported after every other worker has let go
+    of its transfers with it; whatever is reported of those later is ignored."""
+
+    worker: WorkerId
+
+
+class WorkerJoined(Message, frozen=True, gc=False):
+    """This worker of the ``ClusterSpec`` is there, for the first time or again, with an empty pool."""
+
+    worker: WorkerId
+
+
+class WorkerLeaving(Message, frozen=True, gc=False):
+    """This worker is to leave: it gets nothing new and finishes what it has; then ``DismissWorker`` lets it go."""
+
+    worker: WorkerId
+
+
 class DeadlineReached(Message, frozen=True, gc=False):
     """The instant that ``Scheduler.deadline_ns`` named has come. A spurious one is harmless."""
 
 
 Event: TypeAlias = (
-    RequestArrived | LayersReady | PrefillDone | DecodeAdvanced | TransferDone | TransferReleased | DeadlineReached
+    RequestArrived
+    | LayersReady
+    | PrefillDone
+    | DecodeAdvanced
+    | TransferDone
+    | TransferReleased
+    | TransferFailed
+    | RequestCancelled
+    | WorkerLost
+    | WorkerJoined
+    | WorkerLeaving
+    | DeadlineReached
 )
 
 
@@ -123,9 +166,10 @@ Event: TypeAlias = (
 TransferKind: TypeAlias = Literal["push", "pull", "message"]
 """Who moves the bytes: the source by one-sided WRITE, the target by one-sided READ, or both by send and receive."""
 
-FinishReason: TypeAlias = Literal["stop", "length", "too_long", "timeout"]
-"""``stop``: the model ended it. ``length``: its token limit was reached. Rejected without output: ``too_long``: it
-cannot fit any block pool. ``timeout``: it waited longer than the limit for its prefill to start."""
+FinishReason: TypeAlias = Literal["stop", "length", "too_long", "timeout", "cancelled"]
+"""``stop``: the model ended it. ``length``: its token limit was reached. ``cancelled``: its client gave it up. Rejected
+without output: ``too_long``: it cannot fit any block pool. ``timeout``: it waited longer than the limit for its prefill
+to start."""
 
 
 class AssignBlocks(Message, frozen=True, gc=False):
@@ -211,7 +255,15 @@ class FinishRequest(Message, frozen=True, gc=False):
     why: FinishReason
 
 
-Command: TypeAlias = AssignBlocks | ReleaseBlocks | RunPrefill | RunDecode | CutDecode | StartTransfer | FinishRequest
+class DismissWorker(Message, frozen=True, gc=False):
+    """This worker was to leave and has nothing left: it may end. It counts as absent until ``WorkerJoined``."""
+
+    worker: WorkerId
+
+
+Command: TypeAlias = (
+    AssignBlocks | ReleaseBlocks | RunPrefill | RunDecode | CutDecode | StartTransfer | FinishRequest | DismissWorker
+)
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):

@@ -3,7 +3,7 @@
 It must not decide: it collects.
 """
 
-from kvsim.core.messages import Command, RunId, TransferId
+from kvsim.core.messages import Command, FinishRequest, RunId, StartTransfer, TransferId, WorkerId
 
 
 class Outbox:
@@ -25,9 +25,22 @@ class Outbox:
         self._transfers += 1
         return TransferId(self._transfers - 1)
 
+    def drop(self, worker: WorkerId) -> None:
+        """Take back what this call has ordered a worker to do that turns out to be gone."""
+        self._commands[:] = [command for command in self._commands if worker not in _addressed(command)]
+
     def take(self) -> list[Command]:
         """The commands so far, in order."""
         commands = self._commands
         self._commands = []
         self.put = self._commands.append
         return commands
+
+
+def _addressed(command: Command) -> tuple[WorkerId, ...]:
+    """The workers that have to do something."""
+    if isinstance(command, FinishRequest):
+        return ()
+    if isinstance(command, StartTransfer):
+        return command.source, command.target
+    return (command.worker,)

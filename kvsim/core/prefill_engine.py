@@ -39,23 +39,29 @@ class PrefillEngine:
             self._waiting.append(state)
 
     def withdraw(self, state: RequestState) -> None:
-        """A waiting request gave up. Its place in the queue is skipped when its turn comes."""
+        """A waiting request is not to be served here."""
+        self._waiting.remove(state)
         self.tokens_outstanding -= state.context_tokens
+
+    def take_waiting(self) -> list[RequestState]:
+        """Remove and return those that wait: they are to be served elsewhere."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        self.tokens_outstanding -= sum([state.context_tokens for state in waiting])
+        return waiting
 
     def plan(self, out: Outbox) -> tuple[RequestState, ...]:
         """Start a run if the worker is idle and the first waiting prompt has its blocks. Returns what was started."""
         if self._run is not None:
             return ()
-        while self._waiting and self._waiting[0].phase is Phase.FINISHED:
-            self._waiting.popleft()
-        waiting = (state.context_tokens for state in self._waiting if state.phase is not Phase.FINISHED)
+        waiting = (state.context_tokens for state in self._waiting)
         spec = self.spec
         count = whole_prompts(
             waiting, spec.batch_tokens_max, spec.batch_requests_max, self.pool.blocks_free, self._block_tokens
         )
         if not count:
             return ()
-        self._running = tuple(self._next_waiting() for _ in range(count))
+        self._running = tuple([self._waiting.popleft() for _ in range(count)])
         chunks = []
         for state in self._running:
             request = state.request.id
@@ -88,14 +94,7 @@ class PrefillEngine:
     def check(self) -> None:
         """Assert the conservation laws."""
         self.pool.check()
-        queued = [state for state in self._waiting if state.phase is not Phase.FINISHED]
-        tokens = sum(state.context_tokens for state in (*queued, *self._running))
+        tokens = sum(state.context_tokens for state in (*self._waiting, *self._running))
         assert tokens == self.tokens_outstanding, f"{tokens} tokens queued, {self.tokens_outstanding} counted"
         for state in self._running:
             assert self.pool.holds(state.request.id), f"request {state.request.id} runs without blocks"
-
-    def _next_waiting(self) -> RequestState:
-        state = self._waiting.popleft()
-        while state.phase is Phase.FINISHED:
-            state = self._waiting.popleft()
-        return state

@@ -27,7 +27,8 @@ NEXT_PHASES: dict[Phase, tuple[Phase, ...]] = {
     Phase.ARRIVED: (Phase.WAITING_MEMORY, Phase.WAITING_PREFILL),
     # push asks for decode memory before the prefill, pull after it
     Phase.WAITING_MEMORY: (Phase.WAITING_PREFILL, Phase.TRANSFERRING, Phase.FINISHED),
-    Phase.WAITING_PREFILL: (Phase.PREFILLING, Phase.FINISHED),
+    # push, when the worker with its decode memory is lost: first to where that is waited for
+    Phase.WAITING_PREFILL: (Phase.PREFILLING, Phase.WAITING_MEMORY, Phase.FINISHED),
     # colocated: decodes on the same worker, or is preempted between two chunks
     Phase.PREFILLING: (
         Phase.WAITING_MEMORY,
@@ -36,15 +37,16 @@ NEXT_PHASES: dict[Phase, tuple[Phase, ...]] = {
         Phase.WAITING_PREFILL,
         Phase.FINISHED,
     ),
-    Phase.TRANSFERRING: (Phase.WAITING_DECODE,),
-    Phase.WAITING_DECODE: (Phase.DECODING,),
+    # a worker was lost: back to where decode memory or a prefill is waited for; FINISHED: the client is gone
+    Phase.TRANSFERRING: (Phase.WAITING_DECODE, Phase.WAITING_MEMORY, Phase.WAITING_PREFILL, Phase.FINISHED),
+    Phase.WAITING_DECODE: (Phase.DECODING, Phase.WAITING_MEMORY, Phase.WAITING_PREFILL, Phase.FINISHED),
     # preemption by recompute: back to where decode memory (push) or a prefill is waited for
     Phase.DECODING: (Phase.WAITING_MEMORY, Phase.WAITING_PREFILL, Phase.FINISHED),
     Phase.FINISHED: (),
 }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class RequestState:
     """The mutable side of a request. Owned by the scheduler; nobody else writes to it.
 
@@ -53,6 +55,8 @@ class RequestState:
     stay at their values of ``joined_step`` and the worker's step count says the rest.
     ``layers_*`` count layers of the current hand-over: ready at the source, handed to transfers, arrived at the target.
     ``awaits_source``: preempted before its old prefill blocks were let go; it queues again when they are.
+    ``restarts`` counts how often it was set back because a worker was lost, ``transfer_failures`` the failures in a row
+    towards its decode worker.
     """
 
     request: Request
@@ -72,6 +76,9 @@ class RequestState:
     transfers_unreleased: int = 0
     preemptions: int = 0
     awaits_source: bool = False
+    cancelled: bool = False
+    restarts: int = 0
+    transfer_failures: int = 0
 
     def prefill_side(self) -> WorkerId:
         """The prefill worker of a request that must have one by now."""

@@ -17,6 +17,7 @@ from kvsim.core.messages import (
     CutDecode,
     DeadlineReached,
     DecodeAdvanced,
+    DismissWorker,
     Event,
     FinishRequest,
     LayersReady,
@@ -24,11 +25,16 @@ from kvsim.core.messages import (
     Record,
     ReleaseBlocks,
     RequestArrived,
+    RequestCancelled,
     RunDecode,
     RunPrefill,
     StartTransfer,
     TransferDone,
+    TransferFailed,
     TransferReleased,
+    WorkerJoined,
+    WorkerLeaving,
+    WorkerLost,
 )
 from kvsim.metrics.columns import FINISH_REASONS, MISSING, RunColumns
 from kvsim.metrics.derive import derive_columns
@@ -83,6 +89,11 @@ class Collector:
             DecodeAdvanced: self._decode_advanced,
             TransferDone: self._transfer_done,
             TransferReleased: None,
+            TransferFailed: self._transfer_failed,
+            RequestCancelled: None,
+            WorkerLost: self._worker_lost,
+            WorkerJoined: None,
+            WorkerLeaving: None,
             DeadlineReached: None,
             AssignBlocks: self._assign,
             ReleaseBlocks: self._release,
@@ -91,6 +102,7 @@ class Collector:
             CutDecode: None,
             StartTransfer: self._start_transfer,
             FinishRequest: self._finish_request,
+            DismissWorker: None,
         }
 
     def observe(self, now_ns: int, events: Sequence[Event], commands: Sequence[Command]) -> None:
@@ -176,6 +188,28 @@ class Collector:
         command, row = transfer
         self._transfer_ends.put((row, now_ns))
         self._transfer_residencies.put((row, self._resident[command.target].get(command.request, MISSING)))
+
+    def _transfer_failed(self, _now_ns: int, event: TransferFailed) -> None:
+        """It never ends: what it carried is moved by another transfer."""
+        self._transfers_in_flight.pop(event.transfer, None)
+
+    def _worker_lost(self, now_ns: int, event: WorkerLost) -> None:
+        """Its blocks are nobody's, its run and its batch are over."""
+        worker = event.worker
+        for residency in self._resident[worker].values():
+            self._releases.put((residency, now_ns))
+        self._resident[worker].clear()
+        self._decode_run[worker] = MISSING
+        for request, (_, decodes_on) in list(self._decoding.items()):
+            if decodes_on == worker:
+                self._leave_batch(request)
+        for run, (command, row, _) in list(self._prefills_in_flight.items()):
+            if command.worker == worker:
+                self._prefill_ends.put((row, now_ns))
+                del self._prefills_in_flight[run]
+        for transfer, (order, _) in list(self._transfers_in_flight.items()):
+            if worker in (order.source, order.target):
+                del self._transfers_in_flight[transfer]
 
     # --- commands ---
 

@@ -22,7 +22,7 @@ the last transfer is done."""
 
 MISSING = -1
 NS_PER_S = 1_000_000_000
-FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "too_long", "timeout")
+FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "too_long", "timeout", "cancelled")
 FINISHED, REJECTED = (0, 1), (2, 3)  # indices of the reasons with and without output
 ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
 

@@ -1,0 +1,252 @@
+"""The life of a request: one method for each turn that it may take, whichever event brought it about.
+
+Phases and what leads from one to the next are in ``kvsim.core.request``. It must not know events, nor when workers
+plan: it changes states, asks engines and puts commands.
+"""
+
+from kvsim.core.batching import layers_to_start
+from kvsim.core.cluster import ClusterSpec
+from kvsim.core.fleet import Fleet
+from kvsim.core.handover import HandOver
+from kvsim.core.messages import FinishReason, FinishRequest, Request, RequestId, WorkerId
+from kvsim.core.outbox import Outbox
+from kvsim.core.request import Phase, RequestState
+from kvsim.core.waits import PrefillWaits
+
+
+class RequestLife:
+    """``states`` holds every request that is not over. A request for which no worker is there is *homeless*: it waits
+    until one joins."""
+
+    def __init__(self, cluster: ClusterSpec, fleet: Fleet, handover: HandOver, out: Outbox) -> None:
+        self.states: dict[RequestId, RequestState] = {}
+        self.waits = PrefillWaits(cluster.policy.prefill_wait_max_ns)
+        self._push = cluster.policy.transfer_mode == "push"
+        self._transfer_retries_max = cluster.policy.transfer_retries_max
+        self._fleet = fleet
+        self._handover = handover
+        self._out = out
+        self._homeless_prefill: dict[RequestId, RequestState] = {}
+        self._homeless_decode: dict[RequestId, RequestState] = {}
+
+    # --- from arrival to decode ---------------------------------------------------------------------------------------
+
+    def arrive(self, request: Request, now_ns: int) -> None:
+        """A client sent a request: it waits, or is told at once that it can never fit."""
+        assert request.id not in self.states, f"request {request.id} arrived twice"
+        if request.prompt_tokens >= self._fleet.context_tokens_max:
+            self._out.put(FinishRequest(request.id, "too_long"))
+            return
+        generated_max = min(request.output_tokens_max, self._fleet.context_tokens_max - request.prompt_tokens)
+        state = RequestState(request, Phase.ARRIVED, generated_max, context_tokens=request.prompt_tokens)
+        self.states[request.id] = state
+        self.waits.add(state, now_ns)
+        self.wait_for_prefill(state)
+
+    def wait_for_prefill(self, state: RequestState) -> None:
+        """Push needs its decode memory before it may queue for prefill; every other mode queues at once."""
+        if self._push and not state.reserved:
+            if state.phase is not Phase.WAITING_MEMORY:
+                state.enter(Phase.WAITING_MEMORY)
+            self.request_memory(state)
+            return
+        state.enter(Phase.WAITING_PREFILL)
+        self.queue_for_prefill(state)
+
+    def queue_for_prefill(self, state: RequestState) -> None:
+        """Place a request that waits for its prefill: when it queues and not before, as only then do the loads say
+        where it is served soonest."""
+        state.prefill_worker = self._fleet.place_prefill(state.context_tokens)
+        worker = state.prefill_worker
+        if worker is None:
+            self._homeless_prefill[state.request.id] = state
+            return
+        if self._fleet.colocated:
+            room_tokens = self._fleet.room_tokens(worker, state.request.prompt_tokens)
+            state.generated_max = min(state.generated_max, room_tokens)
+            self._fleet.colocated[worker].enqueue(state, first=state.restarts > 0)
+        else:
+            self._fleet.prefill[worker].enqueue(state, first=state.preemptions + state.restarts > 0)
+        self._fleet.touch(worker)
+
+    def hand_over(self, state: RequestState) -> None:
+        """The prefill is over and more tokens are wanted: the KV goes to a decode worker."""
+        if state.reserved:
+            state.enter(Phase.TRANSFERRING)
+            self.start_transfer(state)
+            return
+        state.enter(Phase.WAITING_MEMORY)
+        self.seek_target(state)
+
+    def seek_target(self, state: RequestState) -> None:
+        """The whole KV waits at the source for decode memory. Not so with push, where others hold decode memory while
+        they wait for the source's: two that wait for each other. There it is given up and computed anew, in turn."""
+        if self._push:
+            self.leave_decode_worker(state)
+            self.leave_source(state)
+        elif state.decode_worker is None:
+            self.request_memory(state)
+
+    def request_memory(self, state: RequestState, avoid: WorkerId | None = None) -> None:
+        """Ask a decode worker for the blocks of the context; rather not ``avoid``."""
+        assert state.decode_worker is None, f"request {state.request.id} asks twice"
+        worker = self._fleet.place_decode(state.context_tokens, avoid)
+        state.decode_worker = worker
+        if worker is None:
+            self._homeless_decode[state.request.id] = state
+            return
+        self._fleet.decode[worker].request_memory(state, first=state.preemptions + state.restarts > 0)
+        self._fleet.touch(worker)
+
+    def admitted(self, state: RequestState) -> None:
+        """The decode worker gave the request its blocks. A prompt that is still to be computed may queue now (push);
+        one that is being computed (streamed) or is complete may move what there is of it."""
+        if state.phase is Phase.WAITING_MEMORY and not state.layers_ready:
+            self.wait_for_prefill(state)
+            return
+        if state.phase is Phase.WAITING_MEMORY:
+            state.enter(Phase.TRANSFERRING)
+        self.start_transfer(state)
+
+    def start_transfer(self, state: RequestState) -> None:
+        """Move the layers that are ready, if the target has blocks for them and no transfer is under way."""
+        layers = layers_to_start(
+            state.layers_ready, state.layers_started, state.reserved, transfer_active=state.transfer is not None
+        )
+        if layers:
+            source_blocks = self._fleet.prefill[state.prefill_side()].pool.table(state.request.id)
+            target_blocks = self._fleet.decode[state.decode_side()].pool.table(state.request.id)
+            self._handover.start(state, layers, (source_blocks, target_blocks), self._out)
+
+    def transfer_failed(self, state: RequestState) -> None:
+        """What the transfer carried is to be moved again: a few times to the same decode worker, then to another."""
+        state.transfer_failures += 1
+        patient = state.transfer_failures <= self._transfer_retries_max
+        if patient or state.phase is not Phase.TRANSFERRING:
+            self.start_transfer(state)
+            return
+        state.transfer_failures = 0
+        unreachable = state.decode_worker
+        self.leave_decode_worker(state)
+        self._handover.begin_anew(state)
+        state.enter(Phase.WAITING_MEMORY)
+        if self._push:
+            self.seek_target(state)
+        else:
+            self.request_memory(state, avoid=unreachable)
+
+    def source_released(self, state: RequestState) -> None:
+        """A transfer has let go of the source blocks: free them if it was the last."""
+        if state.phase is Phase.FINISHED:
+            self.forget_if_quiet(state)
+        elif state.awaits_source and not state.transfers_unreleased:
+            self.leave_source(state)
+        elif self._handover.source_is_free(state):
+            self.release_source(state)
+
+    # --- turning back -------------------------------------------------------------------------------------------------
+
+    def preempted(self, state: RequestState) -> None:
+        """The decode worker took its blocks back: all that is known so far is prefilled again, ahead of new
+        requests."""
+        state.decode_worker = None
+        state.preemptions += 1
+        self.leave_source(state)
+
+    def leave_source(self, state: RequestState) -> None:
+        """Compute the request anew, as soon as no transfer reads what it still has on the prefill side."""
+        state.awaits_source = state.transfers_unreleased > 0
+        if state.awaits_source:
+            return
+        if state.prefill_worker is not None:
+            self.release_source(state)
+        self.compute_anew(state)
+
+    def compute_anew(self, state: RequestState) -> None:
+        """The KV is nowhere any more: the prompt and what has been generated are prefilled again."""
+        state.awaits_source = False
+        state.context_tokens = state.request.prompt_tokens + state.generated
+        self._handover.forget(state)
+        if state.cancelled:
+            self.finish(state, "cancelled")
+        else:
+            self.wait_for_prefill(state)
+
+    def leave_decode_worker(self, state: RequestState) -> None:
+        """The request will not decode where it was to: give back what it has there."""
+        self._homeless_decode.pop(state.request.id, None)
+        if state.decode_worker is not None:
+            self._fleet.decode[state.decode_worker].withdraw(state)
+            self._fleet.touch(state.decode_worker)
+            state.decode_worker = None
+
+    def find_homes(self) -> None:
+        """A worker has joined: place those that found none, in the order in which they began to wait."""
+        prefill, decode = list(self._homeless_prefill.values()), list(self._homeless_decode.values())
+        self._homeless_prefill.clear()
+        self._homeless_decode.clear()
+        for state in prefill:
+            self.queue_for_prefill(state)
+        for state in decode:
+            self.request_memory(state)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def cancel(self, request: RequestId) -> None:
+        """The client is gone. A request that is being computed ends with its step, any other one now."""
+        state = self.states.get(request)
+        if state is None or state.cancelled or state.phase is Phase.FINISHED:
+            return
+        state.cancelled = True
+        computing = state.phase in (Phase.PREFILLING, Phase.DECODING) and not state.awaits_source
+        if computing and self._fleet.colocated:
+            self._fleet.colocated[state.prefill_side()].cancel(state)
+            self._fleet.touch(state.prefill_side())
+        elif computing and state.phase is Phase.DECODING:
+            self._fleet.decode[state.decode_side()].cancel(state)
+            self._fleet.touch(state.decode_side())
+        elif not computing:
+            self.give_up(state, "cancelled")
+
+    def give_up(self, state: RequestState, why: FinishReason) -> None:
+        """End a request that nobody is computing."""
+        if state.phase is Phase.WAITING_PREFILL:
+            self.withdraw_from_prefill(state)
+        self.finish(state, why)
+
+    def withdraw_from_prefill(self, state: RequestState) -> None:
+        """Leave the queue; whoever waits behind it may be served now."""
+        self._homeless_prefill.pop(state.request.id, None)
+        if state.prefill_worker is None:
+            return
+        if self._fleet.colocated:
+            self._fleet.colocated[state.prefill_worker].withdraw(state)
+        else:
+            self._fleet.prefill[state.prefill_worker].withdraw(state)
+        self._fleet.touch(state.prefill_worker)
+
+    def finish(self, state: RequestState, why: FinishReason) -> None:
+        """Nothing more comes for this request; it is forgotten once no transfer touches its blocks."""
+        self._out.put(FinishRequest(state.request.id, why))
+        state.enter(Phase.FINISHED)
+        self.forget_if_quiet(state)
+
+    def forget_if_quiet(self, state: RequestState) -> None:
+        """Free what a finished request still holds, once no transfer reads or writes it any more."""
+        if not self._handover.is_quiet(state):
+            return
+        if self._fleet.colocated:
+            del self.states[state.request.id]
+            return
+        if state.prefill_worker is not None:
+            self.release_source(state)
+        self.leave_decode_worker(state)
+        self._handover.forget(state)
+        del self.states[state.request.id]
+
+    def release_source(self, state: RequestState) -> None:
+        """Free the blocks on the prefill side, if there are any."""
+        engine = self._fleet.prefill[state.prefill_side()]
+        if engine.pool.holds(state.request.id):
+            engine.release(state, self._out)
+            self._fleet.touch(state.prefill_side())

@@ -1,0 +1,28 @@
+"""Whatever goes wrong, every request ends exactly once, and no token is computed from KV that is not there."""
+
+import pytest
+from fault_world import random_world
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from worlds import MODES
+
+from kvsim.core.cluster import TransferMode
+from kvsim.core.scheduler import Scheduler
+
+
+@pytest.mark.parametrize("mode", MODES)
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_no_request_is_lost_whatever_happens(mode: TransferMode, seed: int) -> None:
+    played = random_world(mode, seed)
+    played.play()
+    assert len(played.ends) == 20
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_record_of_a_run_with_faults_replays_identically(mode: TransferMode) -> None:
+    played = random_world(mode, 1, requests=60)
+    played.play()
+    again = Scheduler(played.spec)
+    for record in played.records:
+        assert tuple(again.handle(record.now_ns, record.events)) == record.commands
