@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kvsim.compare import compare_runs
     from kvsim.errors import KvsimError, RunFolderError, ScenarioError, TraceError
     from kvsim.metrics import DEFINITIONS, STAGES
-    from kvsim.plan import plan_cluster, plan_network
+    from kvsim.plan import plan_cluster, plan_network, plan_ratio
     from kvsim.replay import ReplayResult, replay_file
     from kvsim.run_folder import RunFolder, load_run
     from kvsim.scenario import Scenario, Variant, load_scenario, scenario_from_mapping
@@ -36,6 +36,7 @@ _HOMES = {
     "ReplayResult": "kvsim.replay",
     "plan_cluster": "kvsim.plan",
     "plan_network": "kvsim.plan",
+    "plan_ratio": "kvsim.plan",
     "replay_file": "kvsim.replay",
     "Scenario": "kvsim.scenario",
     "Variant": "kvsim.scenario",
@@ -73,6 +74,7 @@ __all__ = [
     "load_sweep",
     "plan_cluster",
     "plan_network",
+    "plan_ratio",
     "replay_file",
     "run_scenario",
     "run_sweep",

@@ -5,14 +5,14 @@ It must not decide what is searched.
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from types import TracebackType
 from typing import Self, TypeVar
 
+from kvsim.parent_watch import end_with_parent
 from kvsim.plan.load import Load
 from kvsim.plan.probe import Probe, probe
 from kvsim.plan.search import STEP, TOLERANCE, Found, find_goodput, sharpen
@@ -124,14 +124,7 @@ def run_probe(task: ProbeTask) -> Probe:
 
 
 def _start() -> None:
-    """Ctrl-C ends a worker at once and without a word: the parent process says what happened. The end of the parent
-    ends it too: a pool whose parent was killed would work on for nobody."""
+    """Ctrl-C ends a worker at once and without a word, as the parent process says what happened, and so does the end
+    of the parent."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None, "a worker without a parent"
-    parent.join()
-    os._exit(1)
+    end_with_parent()

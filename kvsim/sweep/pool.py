@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
+from kvsim.parent_watch import end_with_parent
 from kvsim.sweep.points import Point
 from kvsim.sweep.run_point import Failure, Outcome, SweepError, try_point
 
@@ -124,7 +124,7 @@ class _Worker:
 
 def _serve(connection: Connection) -> None:
     """The life of a worker process: it ends when the other side hangs up, or at once when that is killed."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where ``_interrupts_held`` can do nothing
     try:
         connection.send(_READY)
@@ -132,14 +132,6 @@ def _serve(connection: Connection) -> None:
             connection.send(try_point(connection.recv()))
     except (EOFError, OSError):
         return
-
-
-def _end_with_parent() -> None:
-    """A killed sweep may be started again at once: its workers must not go on beside the new ones."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a worker without a parent"
-    wait([parent.sentinel])
-    os._exit(1)
 
 
 @contextmanager
