@@ -75,6 +75,8 @@ class Moving:
 
     command: StartTransfer
     done: bool = False
+    released: bool = False
+    kv_tokens: int = 0
 
 
 class FaultWorld:
@@ -209,21 +211,35 @@ class FaultWorld:
         return tuple(request for request in requests if self.tokens[request] == self._wants[request][1])
 
     def _move(self, moving: Moving) -> Event:
+        """The next of the two reports of a transfer, which may come in either order."""
         command = moving.command
-        if moving.done:
-            del self._moving[command.transfer]
+        if moving.done or (not moving.released and self._random.random() < 0.3):
+            if not moving.done:
+                self._read(moving)
+            moving.released = True
+            if moving.done:
+                del self._moving[command.transfer]
             return TransferReleased(command.transfer)
-        source = self._held[command.source][command.request]
+        if not moving.released:
+            self._read(moving)
         target = self._held[command.target][command.request]
-        assert ids(command.source_blocks) == source.blocks, "the source blocks have changed hands"
         assert ids(command.target_blocks) == target.blocks, "the target blocks have changed hands"
-        assert command.first_layer + command.layers <= source.layers, "layers that are not there"
         assert target.layers == command.first_layer, "layers were left out"
         target.layers += command.layers
         if command.last:
-            target.kv_tokens = source.kv_tokens
+            target.kv_tokens = moving.kv_tokens
         moving.done = True
+        if moving.released:
+            del self._moving[command.transfer]
         return TransferDone(command.transfer)
+
+    def _read(self, moving: Moving) -> None:
+        """The bytes leave the source."""
+        command = moving.command
+        source = self._held[command.source][command.request]
+        assert ids(command.source_blocks) == source.blocks, "the source blocks have changed hands"
+        assert command.first_layer + command.layers <= source.layers, "layers that are not there"
+        moving.kv_tokens = source.kv_tokens
 
     # --- what goes wrong ----------------------------------------------------------------------------------------------
 
@@ -289,7 +305,7 @@ class FaultWorld:
                 self._assert_there(worker)
                 for moving in self._moving.values():
                     order = moving.command
-                    read = order.source == worker
+                    read = order.source == worker and not moving.released
                     written = order.target == worker and not moving.done
                     assert order.request != request or not (read or written), "blocks are freed under a transfer"
                 assert not any(request in named(run) for run in self._runs.values() if run.command.worker == worker)

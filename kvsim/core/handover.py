@@ -34,7 +34,7 @@ class HandOver:
         self._plans: dict[RequestId, tuple[TransferPlan, BlockRuns, BlockRuns]] = {}
         self._arriving: dict[TransferId, RequestState] = {}
         self._unreleased: dict[TransferId, RequestState] = {}
-        self._ends: dict[TransferId, tuple[WorkerId, WorkerId]] = {}  # source and target of those not released
+        self._ends: dict[TransferId, tuple[WorkerId, WorkerId]] = {}  # source and target, while in flight
 
     def start(self, state: RequestState, layers: int, blocks: tuple[BlockRuns, BlockRuns], out: Outbox) -> None:
         """Move the next ``layers`` layers of the request from its ``blocks`` (source, target)."""
@@ -79,38 +79,49 @@ class HandOver:
         if state is not None:
             state.layers_arrived = state.layers_started
             state.transfer = None
+            self._close(transfer)
         return state
 
     def released(self, transfer: TransferId) -> RequestState | None:
         """Nobody reads the source blocks of this transfer any more. Returns its request."""
         state = self._unreleased.pop(transfer, None)
         if state is not None:
-            del self._ends[transfer]
             state.transfers_unreleased -= 1
+            self._close(transfer)
         return state
 
     def failed(self, transfer: TransferId) -> tuple[RequestState | None, bool]:
         """The transfer has ended without success: its request, and whether its layers have to be moved again. They
         need not if the target had them already and only word to the source was lost."""
-        released = self.released(transfer)
-        state = self._arriving.pop(transfer, None)
+        arriving, unreleased = self._arriving.pop(transfer, None), self._unreleased.pop(transfer, None)
+        state = arriving or unreleased
         if state is not None:
-            state.layers_started = state.layers_arrived
-            state.transfer = None
-        return state or released, state is not None
+            del self._ends[transfer]
+        if unreleased is not None:
+            unreleased.transfers_unreleased -= 1
+        if arriving is not None:
+            arriving.layers_started = arriving.layers_arrived
+            arriving.transfer = None
+        return state, arriving is not None
 
     def drop(self, state: RequestState, worker: WorkerId) -> bool:
         """Forget the transfers of the request from or to a worker that is gone. False if there are none."""
-        gone = [
-            transfer
-            for transfer, other in self._unreleased.items()
-            if other is state and worker in self._ends[transfer]
-        ]
+        mine = [transfer for transfer, other in self._unreleased.items() if other is state]
+        if state.transfer is not None and state.transfer not in mine:
+            mine.append(state.transfer)
+        gone = [transfer for transfer in mine if worker in self._ends[transfer]]
         for transfer in gone:
-            self.released(transfer)
             if self._arriving.pop(transfer, None) is not None:
                 state.transfer = None
+            if self._unreleased.pop(transfer, None) is not None:
+                state.transfers_unreleased -= 1
+            del self._ends[transfer]
         return bool(gone)
+
+    def _close(self, transfer: TransferId) -> None:
+        """Forget the ends of a transfer that has arrived and is released."""
+        if transfer not in self._arriving and transfer not in self._unreleased:
+            del self._ends[transfer]
 
     def begin_anew(self, state: RequestState) -> None:
         """The layers that are ready go to another target, from the first one on."""

@@ -64,7 +64,7 @@ class Recovery:
             if state.prefill_worker == worker and self._fleet.colocated:
                 self._lost_all(state, engine)
                 continue
-            dropped = state.transfers_unreleased > 0 and self._handover.drop(state, worker)
+            dropped = not self._handover.is_quiet(state) and self._handover.drop(state, worker)
             if state.prefill_worker == worker:
                 self._lost_source(state)
             elif state.decode_worker == worker:
@@ -116,7 +116,7 @@ class Recovery:
             case Phase.DECODING:
                 state.restarts += 1
                 self._life.leave_source(state)
-            case Phase.WAITING_DECODE if not self._has_source(state):
+            case Phase.TRANSFERRING | Phase.WAITING_DECODE if not self._life.has_source(state):
                 state.restarts += 1
                 self._life.leave_source(state)
             case Phase.WAITING_PREFILL:  # push: the memory comes first
@@ -129,11 +129,6 @@ class Recovery:
             case _:
                 self._handover.begin_anew(state)
                 self._life.request_memory(state)
-
-    def _has_source(self, state: RequestState) -> bool:
-        """Whether the prefill worker still holds the whole KV."""
-        worker = state.prefill_worker
-        return worker is not None and self._fleet.prefill[worker].pool.holds(state.request.id)
 
 
 def _has_begun(state: RequestState) -> bool:

@@ -120,6 +120,10 @@ class RequestLife:
 
     def transfer_failed(self, state: RequestState) -> None:
         """What the transfer carried is to be moved again: a few times to the same decode worker, then to another."""
+        if not self.has_source(state):  # released before it was known to have failed
+            self.leave_decode_worker(state)
+            self.compute_anew(state)
+            return
         state.transfer_failures += 1
         patient = state.transfer_failures <= self._transfer_retries_max
         if patient or state.phase is not Phase.TRANSFERRING:
@@ -243,6 +247,11 @@ class RequestLife:
         self.leave_decode_worker(state)
         self._handover.forget(state)
         del self.states[state.request.id]
+
+    def has_source(self, state: RequestState) -> bool:
+        """Whether the prefill worker still holds the KV."""
+        worker = state.prefill_worker
+        return worker is not None and self._fleet.prefill[worker].pool.holds(state.request.id)
 
     def release_source(self, state: RequestState) -> None:
         """Free the blocks on the prefill side, if there are any."""

@@ -124,13 +124,14 @@ def _floats(values: Floats) -> "pa.Array":
 
 
 def _words(codes: Integers, words: Sequence[str]) -> "pa.Array":
-    """A column of strings by index; ``MISSING`` is null."""
+    """A column of strings by index; ``MISSING`` is null. Made of buffers, as ``take`` would import pyarrow.compute."""
     import pyarrow as pa  # noqa: PLC0415  # heavy
 
-    encoded = [word.encode() for word in words]
-    ends = np.cumsum([0, *(len(word) for word in encoded)], dtype=np.int32)
-    vocabulary = pa.StringArray.from_buffers(len(words), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
-    return vocabulary.take(_integers(codes, missing=True))
+    encoded = {code: word.encode() for code, word in enumerate(words)} | {MISSING: b""}
+    texts = [encoded[code] for code in codes.ravel().tolist()]
+    ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    bitmap = pa.py_buffer(np.packbits(codes.ravel() != MISSING, bitorder="little"))
+    return pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)), bitmap)
 
 
 def _column(type_name: str, values: NDArray[Any], valid: Flags | None) -> "pa.Array":
