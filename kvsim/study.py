@@ -6,7 +6,7 @@ What the command line does is a call here that returns values: ``run_scenario`` 
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +66,11 @@ def simulate(variant: Variant, workload: Workload, observers: tuple[Observer, ..
     collector = Collector(variant.cluster)
     simulation = Simulation(variant.cluster, variant.hardware, workload, (collector.observe, *observers))
     simulation.run()
-    columns = collector.finish()
+    return result_of(variant, collector.finish(), [*workload.notes, *simulation.notes()], simulation.events_total)
+
+
+def result_of(variant: Variant, columns: RunColumns, notes: Sequence[str], events: int = 0) -> VariantResult:
+    """What came of a variant, from the columns of a run, simulated or real."""
     summary = summarise(
         columns,
         variant.cluster,
@@ -75,8 +79,8 @@ def simulate(variant: Variant, workload: Workload, observers: tuple[Observer, ..
         slo_tpot_ns=variant.slo.tpot_ns,
         first_token=variant.first_token,
     )
-    summary["notes"] = list(workload.notes)
-    return VariantResult(variant, columns, summary, simulation.events_total)
+    summary["notes"] = list(notes)
+    return VariantResult(variant, columns, summary, events)
 
 
 def run_scenario(
@@ -114,7 +118,7 @@ def run_scenario(
                 done += len(workload)
         finally:
             if results:
-                run = _write(folder, scenario, results, complete=len(results) == len(scenario.variants))
+                run = write_run(folder, scenario, results, complete=len(results) == len(scenario.variants))
             else:
                 remove_empty_parts(folder)
         if timeline:
@@ -170,7 +174,10 @@ def _watcher(advance: Advance | None, name: str, done: int, total: int) -> tuple
     return (watch,)
 
 
-def _write(folder: Path, scenario: Scenario, results: Mapping[str, VariantResult], *, complete: bool) -> RunFolder:
+def write_run(
+    folder: Path, scenario: Scenario, results: Mapping[str, VariantResult], *, complete: bool = True
+) -> RunFolder:
+    """Write what makes a folder that ``prepare_folder`` made ready a run folder."""
     summary: dict[str, Any] = {
         "scenario": scenario.name,
         "seed": scenario.seed,

@@ -235,7 +235,7 @@ class _Worker:
 
 def _worker_of(ground: Ground, role: Role, degree: int, prompt_tokens: np.ndarray) -> _Worker:
     pool = ground.checked.workers[ground.pool_name(role)]
-    model = StepModel(ground.model, pool.gpu.value(), degree)
+    model = StepModel(ground.model, ground.gpu.value(), degree)
     chunk = pool.chunk_tokens_max if role == "colocated" else max(int(prompt_tokens.max()), 1)
     prompts_s = [_prompt_s(model, int(tokens), chunk) for tokens in prompt_tokens]
     nic, nics = pool.nic, pool.nics * degree / pool.tensor_parallel

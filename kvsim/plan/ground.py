@@ -15,10 +15,11 @@ from kvsim import units
 from kvsim.core.cluster import Role
 from kvsim.plan.errors import PlanError
 from kvsim.plan.layouts import Degrees, Layout, Side
+from kvsim.presets.fields import GpuFields
 from kvsim.scenario import Scenario, Variant, scenario_from_mapping
 from kvsim.scenario.memory import kv_block_bytes_per_rank, kv_blocks_auto, smallest_tensor_parallel, splits_heads
 from kvsim.scenario.merge import merge
-from kvsim.scenario.schema import Cost, Document
+from kvsim.scenario.schema import Cost, Document, Pool
 from kvsim.scenario.tree import Place, to_tree
 from kvsim.sim.hardware import ModelShape
 
@@ -61,7 +62,14 @@ class Ground:
     @property
     def gpu_name(self) -> str:
         """The kind of GPU that is planned with."""
-        return self.checked.workers[self.prefill].gpu.name
+        return self.gpu.name
+
+    @property
+    def gpu(self) -> GpuFields:
+        """The GPU that is planned with."""
+        gpu = self.checked.workers[self.prefill].gpu
+        assert gpu is not None, "a plan without a GPU"
+        return gpu
 
     def pool_name(self, role: Role) -> str:
         """The pool of the scenario that workers of a role are like."""
@@ -110,7 +118,7 @@ class Ground:
         pool, cache = self.checked.workers[self.pool_name(role)], self.checked.cache
         step_tokens = pool.chunk_tokens_max if role == "colocated" else pool.batch_tokens_max
         return kv_blocks_auto(
-            self.model, pool.gpu.memory, cache.memory_utilization, tensor_parallel, cache.block_tokens, step_tokens
+            self.model, self.gpu.memory, cache.memory_utilization, tensor_parallel, cache.block_tokens, step_tokens
         )
 
     def _pool(self, role: Role, side: Side) -> Mapped:
@@ -145,13 +153,24 @@ def ground_of(scenario: Scenario, variant: str | None = None) -> Ground:
     pools = {name: pool for name, pool in checked.workers.items() if pool.count}
     prefill = next((name for name, pool in pools.items() if pool.role != "decode"), next(iter(pools)))
     decode = next((name for name, pool in pools.items() if pool.role == "decode"), prefill)
-    gpus = {pools[name].gpu.name: pools[name].gpu for name in (prefill, decode)}
-    if pools[prefill].gpu != pools[decode].gpu:
+    gpus = [_gpu_of(scenario.path, name, pools[name]) for name in (prefill, decode)]
+    if gpus[0] != gpus[1]:
+        kinds = ", ".join(dict.fromkeys(gpu.name for gpu in gpus))
         raise PlanError(
-            f"{scenario.path}: workers: found prefill and decode workers with different GPUs ({', '.join(gpus)}), "
+            f"{scenario.path}: workers: found prefill and decode workers with different GPUs ({kinds}), "
             "expected one kind: a plan counts GPUs, so they must be alike"
         )
     return Ground(scenario.path, document, checked, chosen, prefill, decode)
+
+
+def _gpu_of(path: str, name: str, pool: Pool) -> GpuFields:
+    """What the steps of planned workers are computed from, with as many GPUs as may be."""
+    if pool.gpu is None or pool.device is not None or (pool.profile is not None and pool.profile.steps is not None):
+        raise PlanError(
+            f"{path}: workers.{name}: found measured steps or a shared device, expected GPUs of its own and no "
+            "profile: a plan varies how many GPUs a worker has"
+        )
+    return pool.gpu
 
 
 def possible_degrees(
@@ -184,11 +203,11 @@ def possible_degrees(
 
 def _too_few(ground: Ground, gpus: int, request_tokens: int, small: Sequence[str]) -> str:
     pool, cache = ground.checked.workers[ground.prefill], ground.checked.cache
-    found = f"found {gpus} GPU{'s' if gpus > 1 else ''} ({ground.gpu_name}, {units.format_bytes(pool.gpu.memory)})"
+    found = f"found {gpus} GPU{'s' if gpus > 1 else ''} ({ground.gpu_name}, {units.format_bytes(ground.gpu.memory)})"
     if small:
         return f"--gpus: {found}, expected more: no worker holds a request of {request_tokens:,} tokens ({small[-1]})"
     needed = smallest_tensor_parallel(
-        ground.model, pool.gpu.memory, cache.memory_utilization, cache.block_tokens, pool.chunk_tokens_max
+        ground.model, ground.gpu.memory, cache.memory_utilization, cache.block_tokens, pool.chunk_tokens_max
     )
     expected = f"at least {needed}" if needed else "GPUs with more memory"
     return f"--gpus: {found}, expected {expected}: {ground.model.name} does not fit otherwise"

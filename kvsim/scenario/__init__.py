@@ -7,15 +7,18 @@ for variant in scenario.variants: ...
 from kvsim.scenario.checks import check_fits, request_tokens_max
 from kvsim.scenario.document import dump_resolved
 from kvsim.scenario.load import load_scenario, scenario_from_mapping, with_changes
+from kvsim.scenario.profiles import ProfileError, read_profile
 from kvsim.scenario.values import Scenario, Slo, Variant
 
 __all__ = [
+    "ProfileError",
     "Scenario",
     "Slo",
     "Variant",
     "check_fits",
     "dump_resolved",
     "load_scenario",
+    "read_profile",
     "request_tokens_max",
     "scenario_from_mapping",
     "with_changes",

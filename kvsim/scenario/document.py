@@ -11,6 +11,7 @@ import yaml
 from kvsim.scenario.resolve import Resolved
 from kvsim.scenario.schema import Document
 from kvsim.scenario.values import Scenario
+from kvsim.units import exact_duration
 from kvsim.workload.spec import EmpiricalPairs, GeneratedWorkload, TraceWorkload
 
 
@@ -20,6 +21,9 @@ def resolved_mapping(document: Document, resolved: Resolved) -> dict[str, Any]:
     for name, pool in mapping["workers"].items():
         del pool["kv_memory"]
         pool["kv_blocks"] = resolved.kv_blocks[name]
+    hardware = resolved.variant.hardware
+    mapping["scheduling"]["decision"] = exact_duration(hardware.decision_ns)
+    mapping["transfer"]["message"]["handshake"] = exact_duration(hardware.message.handshake_ns)
     match resolved.variant.workload:
         case TraceWorkload(path=path):
             mapping["workload"]["trace"]["path"] = path

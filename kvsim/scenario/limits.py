@@ -1,4 +1,4 @@
-"""Field types that only scenario files have: limits that may be ``none``, and memory that may be ``auto``.
+"""Field types that only scenario files have: what may be ``none``, and what may be ``auto``.
 
 It must not know which keys use them.
 """
@@ -47,6 +47,12 @@ KvMemory = Annotated[
     BeforeValidator(_memory),
     PlainSerializer(lambda value: "auto" if value is None else units.exact_bytes(value)),
     WithJsonSchema({"anyOf": [{"const": "auto"}, quantity_json(units.BYTES).json_schema]}),
+]
+DurationAuto = Annotated[
+    int | None,
+    BeforeValidator(lambda value: None if value == "auto" else units.parse_duration(value)),
+    PlainSerializer(lambda value: "auto" if value is None else units.exact_duration(value)),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, quantity_json(units.DURATION).json_schema]}),
 ]
 OptionalName = Annotated[
     str | None,

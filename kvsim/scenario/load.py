@@ -16,12 +16,13 @@ from kvsim.presets import load_gpus, load_models, load_nics
 from kvsim.scenario.document import join_variants, resolved_mapping
 from kvsim.scenario.merge import PresetFields, apply_override, expand_presets, merge, nest_dotted_keys
 from kvsim.scenario.problems import Report, in_order
+from kvsim.scenario.profiles import ProfileFiles
 from kvsim.scenario.resolve import resolve_variant
 from kvsim.scenario.schema import VARIANT_PATTERN, Document, Sweep
-from kvsim.scenario.tree import Node, Place, found, problem_at, read_tree, to_tree, with_prefix
+from kvsim.scenario.tree import Node, Place, found, problem_at, read_file, to_tree, with_prefix
 from kvsim.scenario.values import Scenario, Source, Variant
 
-_SAME_IN_ALL_VARIANTS = ("name", "description", "seed", "sweep", "variants")
+_SAME_IN_ALL_VARIANTS = ("name", "description", "seed", "real", "tolerance", "sweep", "variants")
 _NOT_IN_VARIANTS = ("sweep", "variants")
 
 
@@ -30,20 +31,10 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = (), seed: int | N
 
     Raises ScenarioError with everything that is wrong, in the order of the file.
     """
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ScenarioError((Problem(str(path), 0, 0, "", f"cannot read the scenario: {reason}"),)) from error
-    except UnicodeDecodeError as error:
-        raise ScenarioError((Problem(str(path), 0, 0, "", "cannot read the scenario: not UTF-8 text"),)) from error
-    tree, problems = read_tree(text, str(path))
-    if tree is None and not problems:
-        problems = [Problem(str(path), 0, 0, "", "found an empty file, expected a scenario")]
+    tree, problems = read_file(str(path), "scenario")
     if tree is None:
         raise ScenarioError(in_order(problems))
-    return _scenario(tree, problems, overrides, seed, str(path), file.parent)
+    return _scenario(tree, problems, overrides, seed, str(path), Path(path).parent)
 
 
 def scenario_from_mapping(
@@ -80,11 +71,12 @@ def _scenario(
         "gpu": {name: preset.fields for name, preset in load_gpus().items()},
         "nic": {name: preset.fields for name, preset in load_nics().items()},
     }
+    profiles = ProfileFiles(directory, presets["nic"])
     variants: list[Variant] = []
     mappings: dict[str, dict[str, Any]] = {}
     found_by_variant: dict[str, list[Problem]] = {}
     for name, variant_tree in trees.items():
-        outcome = _variant(name, variant_tree, presets, directory)
+        outcome = _variant(name, variant_tree, presets, profiles, directory)
         if isinstance(outcome, list):
             found_by_variant[name] = outcome
         else:
@@ -98,9 +90,12 @@ def _scenario(
 
 
 def _variant(
-    name: str, tree: Node, presets: PresetFields, directory: Path
+    name: str, tree: Node, presets: PresetFields, profiles: ProfileFiles, directory: Path
 ) -> tuple[Variant, dict[str, Any]] | list[Problem]:
     """One variant and its document in full, or what is wrong with it."""
+    tree, problems = profiles.expand(tree)
+    if problems:
+        return problems  # without its profile a variant would only be told what it lacks
     tree, problems = expand_presets(tree, presets)
     report = Report(tree)
     report.problems.extend(problems)

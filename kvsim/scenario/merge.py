@@ -2,7 +2,8 @@
 
 A change is a mapping that is merged key by key, however deep. Three rules keep merged mappings meaningful:
 - null removes a key, so its default counts again;
-- a mapping laid over a preset's name changes fields of that preset, and a mapping that names a preset starts from it;
+- a mapping laid over a preset's name changes fields of that preset, and a mapping that names a preset starts from it
+  (the same with the name of a profile's file);
 - a change of ``kind`` drops the other keys, which belong to the old kind (all but ``rate``, which every kind has).
 
 It must not know which keys a scenario has, beyond those that take presets.
@@ -18,6 +19,9 @@ from kvsim.scenario.tree import Node, Place, found, problem_at, read_tree, reloc
 PRESET_KEYS = ("model", "gpu", "nic")
 """Keys whose value is a preset's name, or a mapping that may name one under ``preset``."""
 
+_START_KEYS = {"profile": "file"} | dict.fromkeys(PRESET_KEYS, "preset")
+"""Key whose value may be the name of something -> how a mapping says that it starts from that."""
+
 PresetFields = Mapping[str, Mapping[str, Mapping[str, object]]]
 """Key of PRESET_KEYS -> preset's name -> its fields as written."""
 
@@ -30,11 +34,11 @@ def merge(base: Node | None, patch: Node, key: str = "") -> Node:
     if base is None or patch_map is None:
         return patch
     base_map = base.mapping
-    if key in PRESET_KEYS:
-        if "preset" in patch_map:
+    if key in _START_KEYS:
+        if "preset" in patch_map or "file" in patch_map:
             return patch
         if isinstance(base.value, str):
-            base_map = {"preset": base}
+            base_map = {_START_KEYS[key]: base}
     if base_map is None:
         return patch
     place = base
@@ -129,12 +133,12 @@ def _expand_children(
         return node
     children = dict(node.mapping)
     for key in keys:
-        if key in children:
-            children[key] = _expand(children[key], prefix + key, presets[key], problems)
+        if key in children and not (key == "gpu" and children[key].value == "none"):
+            children[key] = expand_preset(children[key], prefix + key, presets[key], problems)
     return replace(node, value=children)
 
 
-def _expand(node: Node, path: str, known: Mapping[str, Mapping[str, object]], problems: list[Problem]) -> Node:
+def expand_preset(node: Node, path: str, known: Mapping[str, Mapping[str, object]], problems: list[Problem]) -> Node:
     """A preset's name, or a mapping with one, as the mapping that it stands for. Anything else is left as it is."""
     if isinstance(node.value, str):
         name, own = node, {}

@@ -87,17 +87,24 @@ def _message(details: ErrorDetails, key: str) -> str:
     if kind == "value_error":
         return str(context["error"])
     if kind == "literal_error":
-        names = _quoted(context["expected"])
+        names = _quoted(context["expected"]) or [context["expected"]]
         return f"found {found(value)}{nearest(str(value), names)}, expected one of: {', '.join(names)}"
     if kind in _EXPECTED_TYPES:
-        preset = "a preset's name or " if kind.startswith("model") and key in PRESET_KEYS else ""
-        return f"found {found(value)}, expected {preset}{_EXPECTED_TYPES[kind]}"
+        name = _name_of_start(key) if kind.startswith("model") else ""
+        return f"found {found(value)}, expected {name}{_EXPECTED_TYPES[kind]}"
     for name, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
         if name in context:
             return f"found {found(value)}, expected {words} {context[name]}"
     if kind == "too_short":
         return f"found {found(value)}, expected at least one entry"
     return f"found {found(value)}: {details['msg']}"
+
+
+def _name_of_start(key: str) -> str:
+    """What may stand for a mapping under this key, beside the mapping."""
+    if key in PRESET_KEYS:
+        return "a preset's name or "
+    return "a file's name or " if key == "profile" else ""
 
 
 def _quoted(text: str) -> list[str]:
@@ -110,6 +117,8 @@ def _keys_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]
     keys = [key for candidate in _models(_annotation_at(model, location)) for key in candidate.model_fields]
     if location and location[-1] in PRESET_KEYS:
         keys.append("preset")
+    if location and location[-1] == "profile":
+        keys.append("file")
     return list(dict.fromkeys(keys))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, WorkerSpec
 from kvsim.core.messages import WorkerId
+from kvsim.presets.fields import GpuFields
 from kvsim.scenario.checks import check_lengths
 from kvsim.scenario.memory import (
     activation_bytes_per_rank,
@@ -20,6 +21,7 @@ from kvsim.scenario.memory import (
 )
 from kvsim.scenario.merge import nearest
 from kvsim.scenario.problems import Report
+from kvsim.scenario.profile_resolve import check_devices, check_profiles, decision_ns, devices_of, handshake_ns
 from kvsim.scenario.schema import Document, Pool
 from kvsim.scenario.values import Slo, Variant
 from kvsim.scenario.workload_resolve import resolve_workload
@@ -40,6 +42,8 @@ def resolve_variant(name: str, document: Document, report: Report, directory: Pa
     model = document.model.value()
     _check_roles(document, report)
     _check_names(document, report)
+    check_profiles(document, report)
+    check_devices(document, report)
     kv_blocks = {pool: _kv_blocks(pool, document, model, report) for pool in document.workers}
     _check_uplinks(document, report)
     workload = resolve_workload(document.workload, directory, report)
@@ -122,25 +126,27 @@ def _kv_blocks(name: str, document: Document, model: ModelShape, report: Report)
             found, needed = format_bytes(pool.kv_memory), format_bytes(block_bytes)
             report.add(["workers", name, "kv_memory"], f"found {found}, expected at least one block of {needed}")
         return blocks
+    if pool.gpu is None:
+        return 0  # check_profiles says what is missing
     step_tokens = _step_tokens(pool, document)
     blocks = kv_blocks_auto(model, pool.gpu.memory, cache.memory_utilization, ranks, cache.block_tokens, step_tokens)
     if blocks < 1:
-        report.add(path, _does_not_fit(pool, document, model, step_tokens))
+        report.add(path, _does_not_fit(pool, pool.gpu, document, model, step_tokens))
         return 0
     return blocks
 
 
-def _does_not_fit(pool: Pool, document: Document, model: ModelShape, step_tokens: int) -> str:
+def _does_not_fit(pool: Pool, gpu: GpuFields, document: Document, model: ModelShape, step_tokens: int) -> str:
     ranks, share = pool.tensor_parallel, document.cache.memory_utilization
     weights = format_bytes(weights_bytes_per_rank(model, ranks))
     activations = format_bytes(activation_bytes_per_rank(model, step_tokens, ranks))
-    usable = format_bytes(pool.gpu.memory * share)
-    smallest = smallest_tensor_parallel(model, pool.gpu.memory, share, document.cache.block_tokens, step_tokens)
+    usable = format_bytes(gpu.memory * share)
+    smallest = smallest_tensor_parallel(model, gpu.memory, share, document.cache.block_tokens, step_tokens)
     remedy = f"tensor_parallel of at least {smallest}" if smallest else "GPUs with more memory"
     return (
-        f"found {ranks} x {pool.gpu.name}, expected {remedy}: on each GPU {model.name} takes {weights} of weights and "
+        f"found {ranks} x {gpu.name}, expected {remedy}: on each GPU {model.name} takes {weights} of weights and "
         f"{activations} of activations and buffers, and memory_utilization {share:g} leaves {usable} "
-        f"of {format_bytes(pool.gpu.memory)}"
+        f"of {format_bytes(gpu.memory)}"
     )
 
 
@@ -190,12 +196,18 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
 def _hardware(document: Document, model: ModelShape) -> Hardware:
     workers: list[WorkerHardware] = []
     for pool in document.workers.values():
+        profile = pool.profile
         one = WorkerHardware(
-            gpu=pool.gpu.value(),
+            gpu=pool.gpu.value() if pool.gpu is not None else None,
             tensor_parallel=pool.tensor_parallel,
             nic=pool.nic.value(),
             nics=pool.nics,
             uplink=pool.uplink,
+            measured=profile.costs() if profile is not None else None,
+            device=pool.device,
+            order_ns=profile.host.order if profile is not None else 0,
+            report_ns=profile.host.report if profile is not None else 0,
+            pack_bytes_per_s=profile.message.pack_rate if profile is not None else None,
         )
         workers.extend([one] * pool.count)
     uplinks = document.network.uplinks
@@ -204,6 +216,7 @@ def _hardware(document: Document, model: ModelShape) -> Hardware:
         model=model,
         workers=tuple(workers),
         uplinks=tuple(UplinkSpec(name, uplink.rate, uplink.latency) for name, uplink in uplinks.items()),
-        message=MessageSpec(message.handshakes, message.handshake, message.pack_efficiency),
-        decision_ns=document.scheduling.decision,
+        message=MessageSpec(message.handshakes, handshake_ns(document), message.pack_efficiency),
+        decision_ns=decision_ns(document),
+        devices=devices_of(document),
     )

@@ -7,13 +7,14 @@ figures or what a cluster looks like.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, WrapSerializer, model_validator
 
 from kvsim.core.cluster import LAYER_MAJOR, Allocation, Dimension, Placement, Role, TransferMode
 from kvsim.presets.fields import (
     Count,
     Duration,
     Fields,
+    Flag,
     Fraction,
     GpuFields,
     ModelFields,
@@ -22,8 +23,9 @@ from kvsim.presets.fields import (
     Rate,
     Text,
 )
-from kvsim.scenario.limits import DurationLimit, KvMemory, OptionalName
-from kvsim.scenario.preset_or import PresetOr
+from kvsim.profile.fields import Slowdown, WorkerProfile
+from kvsim.scenario.limits import DurationAuto, DurationLimit, KvMemory, OptionalName
+from kvsim.scenario.preset_or import FileOr, OrNone, PresetOr
 from kvsim.scenario.tree import found
 from kvsim.scenario.workload_schema import Workload
 
@@ -61,14 +63,33 @@ class Cache(Fields):
     )
 
 
+GpuOrNone = Annotated[
+    Annotated[GpuFields, PresetOr("gpu")] | None,
+    BeforeValidator(lambda value: None if value == "none" else value),
+    WrapSerializer(lambda value, dump: "none" if value is None else dump(value)),
+    OrNone(),
+]
+
+
 class Pool(Fields):
     """Equal workers. The pool's name and an index name each: prefill0, prefill1, ..."""
 
     role: Role = Field(description="What the workers compute. With transfer.mode colocated all do both.")
     count: Annotated[int, Field(strict=True, ge=0, le=10_000)] = Field(default=1, description="Workers in this pool.")
-    gpu: Annotated[GpuFields, PresetOr("gpu")] = Field(description="A preset's name, or a mapping.")
+    gpu: GpuOrNone = Field(
+        description="A preset's name, or a mapping. It may be none where a profile has the durations of steps."
+    )
+    profile: Annotated[WorkerProfile, FileOr()] | None = Field(
+        default=None,
+        description="The file that 'kvsim calibrate' wrote, or a mapping: measured durations in place of gpu's.",
+    )
+    device: OptionalName = Field(
+        default=None, description="The one of devices that the pool's workers share with each other and with others."
+    )
     tensor_parallel: Count = Field(default=1, description="GPUs of one worker. It must divide the model's heads.")
-    nic: Annotated[NicFields, PresetOr("nic")] = Field(description="A preset's name, or a mapping.")
+    nic: Annotated[NicFields, PresetOr("nic")] = Field(
+        description="A preset's name, that of a transport of profile, or a mapping."
+    )
     nics: Count = Field(default=1, description="NICs of one worker; its traffic is spread over them evenly.")
     kv_memory: KvMemory = Field(
         default=None,
@@ -102,6 +123,19 @@ class Uplink(Fields):
     latency: Duration = Field(description="One way.")
 
 
+class Device(Fields):
+    """A processor or GPU that several workers compute on, and that is slower for each the more of them are busy."""
+
+    slowdown: Slowdown | None = Field(
+        default=None,
+        description="By busy workers, from 1: how many times slower each is than alone; with more workers than entries "
+        "it grows in proportion. Without it, that of the profiles of the pools on the device counts.",
+    )
+    copies: Flag = Field(
+        default=False, description="Whether a worker that initiates a transfer is busy while the bytes flow."
+    )
+
+
 class Network(Fields):
     """What lies between the NICs. Without uplinks the network is a switch that never blocks."""
 
@@ -114,7 +148,10 @@ class MessageCosts(Fields):
     handshakes: Annotated[int, Field(strict=True, ge=0)] = Field(
         default=1, description="Round trips before each transfer."
     )
-    handshake: Duration = Field(default=50_000, description="Software time of the rendezvous before each transfer.")
+    handshake: DurationAuto = Field(
+        default=None,
+        description="Software time of the rendezvous before each transfer. auto: what the profiles say, else 50 us.",
+    )
     pack_efficiency: Fraction = Field(
         default=0.7, description="Share of half the GPU's memory bandwidth that gather and scatter kernels reach."
     )
@@ -140,14 +177,17 @@ class Scheduling(Fields):
     decode_placement: Placement = Field(default="least_loaded", description="Which decode worker gets a request.")
     steps_max: Count = Field(
         default=1024,
-        description="Decode steps that are simulated in one go. As long as decision is 0, results are the same for any "
-        "value.",
+        description="Decode steps that are simulated in one go. As long as decision and the profiles' latencies are 0, "
+        "results are the same for any value.",
     )
     prefill_wait_max: DurationLimit = Field(
         default=None,
         description="A request whose prefill has not started after this time is rejected; none lets it wait.",
     )
-    decision: Duration = Field(default=0, description="Time between a report and the commands that answer it.")
+    decision: DurationAuto = Field(
+        default=None,
+        description="Time between a report and the commands that answer it. auto: what the profiles say, else 0.",
+    )
 
 
 class SloLimits(Fields):
@@ -185,6 +225,39 @@ class Metrics(Fields):
     )
 
 
+class Real(Fields):
+    """What real workers compute with, for 'kvsim validate' and 'kvsim calibrate'."""
+
+    model: Text = Field(description="A random model (tiny, small) or a Hugging Face folder. Its shape must be model's.")
+    seed: Annotated[int, Field(strict=True, ge=0)] = Field(default=0, description="Seed of a random model's weights.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="Of weights, activations and KV cache."
+    )
+    device: Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]+)?$")] = Field(
+        default="cpu", description="Where all workers compute, as torch names it: cpu, cuda:0."
+    )
+    threads: Count = Field(default=1, description="Threads of one worker on a CPU.")
+
+
+ErrorLimit = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None
+
+
+class Tolerance(Fields):
+    """How far simulation may be off reality for 'kvsim validate' to pass: for each metric the largest median, over the
+    variants, of the absolute error of the mean, as a share of what was real. A metric that is left out may be off."""
+
+    ttft: ErrorLimit = Field(default=None, description="Time to first token.")
+    tpot: ErrorLimit = Field(default=None, description="Time per output token.")
+    itl: ErrorLimit = Field(default=None, description="Time between tokens.")
+    e2e: ErrorLimit = Field(default=None, description="From arrival to end.")
+    transfer: ErrorLimit = Field(default=None, description="From the start of the first transfer to the last's end.")
+    prefill_queue: ErrorLimit = Field(default=None, description="Wait for prefill.")
+    decode_queue: ErrorLimit = Field(default=None, description="Wait for decode memory and for the first decode step.")
+    ranking: Flag = Field(
+        default=False, description="Whether variants that differ significantly in reality must rank the same."
+    )
+
+
 class Document(Fields):
     """One scenario without its variants: the world, the scheduler's choices and the load."""
 
@@ -194,6 +267,7 @@ class Document(Fields):
     model: Annotated[ModelFields, PresetOr("model")] = Field(description="A preset's name, or a mapping.")
     cache: Cache = Field(default=Cache(), description="The paged KV cache.")
     workers: Annotated[dict[Name, Pool], Field(min_length=1)] = Field(description="Pools of equal workers by name.")
+    devices: dict[Name, Device] = Field(default={}, description="What workers share to compute on, by name.")
     network: Network = Field(default=Network(), description="What lies between the NICs.")
     transfer: Transfer = Field(default=Transfer(), description="How KV cache moves.")
     scheduling: Scheduling = Field(default=Scheduling(), description="Choices of the scheduler.")
@@ -201,6 +275,8 @@ class Document(Fields):
     slo: SloLimits = Field(default=SloLimits(), description="Service level objectives.")
     metrics: Metrics = Field(default=Metrics(), description="How results are measured.")
     cost: Cost | None = Field(default=None, description="What things cost; without it plans are in GPUs only.")
+    real: Real | None = Field(default=None, description="What real workers compute with; simulation needs none.")
+    tolerance: Tolerance | None = Field(default=None, description="When 'kvsim validate' passes.")
 
 
 def _check_varied(value: object) -> object:

@@ -7,6 +7,7 @@ was written. Duplicate keys are refused: YAML would silently keep the last one. 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import yaml
@@ -69,8 +70,8 @@ class Node:
             child: Node | None = None
             if isinstance(node.value, dict) and isinstance(step, str):
                 child = node.value.get(step)
-            elif isinstance(node.value, list) and isinstance(step, int) and step < len(node.value):
-                child = node.value[step]
+            elif isinstance(node.value, list) and str(step).isdecimal() and int(step) < len(node.value):
+                child = node.value[int(step)]
             if child is not None:
                 node = child
                 keys.append(str(step))
@@ -100,6 +101,21 @@ def read_tree(text: str, file: str) -> tuple[Node | None, list[Problem]]:
     builder = _Builder(file)
     tree = builder.build(root)
     return (None if builder.gave_up else tree), builder.problems
+
+
+def read_file(path: str, what: str) -> tuple[Node | None, list[Problem]]:
+    """The document in a file and everything that is wrong with it as YAML. ``what``: how messages call it."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        return None, [Problem(path, 0, 0, "", f"cannot read the {what}: {reason}")]
+    except UnicodeDecodeError:
+        return None, [Problem(path, 0, 0, "", f"cannot read the {what}: not UTF-8 text")]
+    tree, problems = read_tree(text, path)
+    if tree is None and not problems:
+        problems = [Problem(path, 0, 0, "", f"found an empty file, expected a {what}")]
+    return tree, problems
 
 
 def to_tree(value: object, place: Place) -> Node:

@@ -30,13 +30,12 @@ from kvsim.core.messages import (
     TransferReleased,
 )
 from kvsim.core.scheduler import Scheduler
-from kvsim.sim.compute import StepModel
-from kvsim.sim.gpu import SimulatedWorker
 from kvsim.sim.hardware import Hardware
 from kvsim.sim.network import Network
 from kvsim.sim.timer import call_after
 from kvsim.sim.transfers import TransferEngine
 from kvsim.sim.truth import Truth
+from kvsim.sim.workers import shared_devices, simulated_workers
 from kvsim.workload import Workload
 
 Observer = Callable[[int, Sequence[Event], Sequence[Command]], None]
@@ -59,18 +58,10 @@ class Simulation:
         self._observers = tuple(observers)
         self._decision_ns = hardware.decision_ns
         truth = Truth(workload.prompt_tokens, workload.output_tokens)
-        self._transfers = TransferEngine(self._env, Network(self._env, hardware), hardware)
-        self._workers = [
-            SimulatedWorker(
-                self._env,
-                spec.id,
-                StepModel(hardware.model, facts.gpu, facts.tensor_parallel),
-                cluster.kv.layers,
-                truth,
-                self._report,
-            )
-            for spec, facts in zip(cluster.workers, hardware.workers, strict=True)
-        ]
+        devices = shared_devices(self._env, hardware)
+        self._transfers = TransferEngine(self._env, Network(self._env, hardware), hardware, devices)
+        self._fleet = simulated_workers(self._env, cluster, hardware, truth, self._report, devices)
+        self._workers = self._fleet.workers
         self._on: dict[type, Callable[..., None]] = {
             RunDecode: self._run_decode,
             CutDecode: self._cut_decode,
@@ -90,6 +81,10 @@ class Simulation:
     def now_ns(self) -> int:
         """The simulated instant."""
         return int(self._env.now)
+
+    def notes(self) -> list[str]:
+        """What the user must be told of how durations came about."""
+        return self._fleet.notes()
 
     def run(self) -> None:
         """Run until every request has finished or was rejected and everything that it held is free again."""

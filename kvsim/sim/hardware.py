@@ -1,11 +1,14 @@
 """What the simulator knows about hardware and model, and the scheduler does not: rates, latencies, efficiencies.
 
 Frozen values in base units (bytes, bytes/s, FLOP/s, integer ns). Scenario files and presets are turned into these by
-``kvsim.scenario``; ``kvsim.sim.compute`` and ``kvsim.sim.network`` turn them into durations. No defaults live here:
-every number comes from a preset (with its source) or from the scenario.
+``kvsim.scenario``; ``kvsim.sim.compute``, ``kvsim.sim.measured`` and ``kvsim.sim.network`` turn them into durations. No
+figures live here: every number comes from a preset (with its source), from a profile or from the scenario. A default
+says that something is not there.
 """
 
 from dataclasses import dataclass
+
+from kvsim.sim.measured import MeasuredCosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +79,35 @@ class NicSpec:
 class WorkerHardware:
     """Hardware of the worker with the same index in ``ClusterSpec.workers``. ``nics`` NICs serve the whole worker and
     its traffic is striped over them evenly. ``uplink`` names the shared link between its network segment and the
-    rest."""
+    rest.
 
-    gpu: GpuSpec
+    Steps take as long as ``measured`` says, and without it as the roofline of ``gpu``; one of them is there. ``device``
+    names the one of ``Hardware.devices`` that the worker shares with others; without one its GPUs are its own.
+    ``order_ns`` pass until a command reaches the worker, ``report_ns`` until its report reaches the scheduler.
+    ``pack_bytes_per_s``: at which one GPU gathers or scatters, if that was measured.
+    """
+
+    gpu: GpuSpec | None
     tensor_parallel: int
     nic: NicSpec
     nics: int
     uplink: str | None
+    measured: MeasuredCosts | None = None
+    device: str | None = None
+    order_ns: int = 0
+    report_ns: int = 0
+    pack_bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSpec:
+    """Something that several workers compute on. With k of them busy each is ``slowdown[k - 1]`` times as slow as
+    alone; see ``kvsim.sim.device`` for more than were measured. With ``copies`` whoever initiates a transfer keeps the
+    device busy while the bytes flow, as a processor that copies them does."""
+
+    name: str
+    slowdown: tuple[float, ...]
+    copies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +142,4 @@ class Hardware:
     uplinks: tuple[UplinkSpec, ...]
     message: MessageSpec
     decision_ns: int
+    devices: tuple[DeviceSpec, ...] = ()

@@ -14,33 +14,56 @@ push    nothing                                              flow + L: WRITE wit
 message handshakes x 2 L + their software, gather on the     flow + L + scatter    flow + 2 L: the acknowledgement of
         source GPUs                                                                the send, before the scatter ends
 ======= ==================================================== ===================== ====================================
+
+Where orders and reports take a while, the order comes first (that of the initiator, for a message the slower one), and
+done and released come later by what the report of the target and of the source takes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import ceil
 from typing import assert_never
 
 import simpy
 
 from kvsim.core.messages import StartTransfer, TransferId
+from kvsim.sim.device import SharedDevice
 from kvsim.sim.hardware import Hardware
 from kvsim.sim.network import Network
 from kvsim.sim.timer import call_after
 
 
 class TransferEngine:
-    """Carries out ``StartTransfer`` commands. Each calls ``done`` and ``released`` once, in the order of the table."""
+    """Carries out ``StartTransfer`` commands. Each calls ``done`` and ``released`` once, in the order of the table.
 
-    def __init__(self, env: simpy.Environment, network: Network, hardware: Hardware) -> None:
+    While bytes flow, the initiator keeps its one of ``devices`` busy if that one copies them.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        network: Network,
+        hardware: Hardware,
+        devices: Mapping[str, SharedDevice] | None = None,
+    ) -> None:
         self._env = env
         self._network = network
         self._workers = hardware.workers
         self._message = hardware.message
+        self._copying = {device.name: (devices or {})[device.name] for device in hardware.devices if device.copies}
 
     def start(
         self, command: StartTransfer, done: Callable[[TransferId], None], released: Callable[[TransferId], None]
     ) -> None:
         """Begin this transfer now. Returns at once; the callbacks come from the event loop."""
+        order_ns = self._order_ns(command)
+        if order_ns:
+            call_after(self._env, order_ns, lambda: self._begin(command, done, released))
+        else:
+            self._begin(command, done, released)
+
+    def _begin(
+        self, command: StartTransfer, done: Callable[[TransferId], None], released: Callable[[TransferId], None]
+    ) -> None:
         match command.kind:
             case "pull":
                 self._pull(command, done, released)
@@ -58,7 +81,11 @@ class TransferEngine:
         """
         hardware = self._workers[worker]
         share_bytes = size_bytes / hardware.tensor_parallel
-        rate_bytes_per_s = self._message.pack_efficiency * hardware.gpu.memory_bytes_per_s / 2
+        if hardware.pack_bytes_per_s is not None:
+            rate_bytes_per_s = hardware.pack_bytes_per_s
+        else:
+            assert hardware.gpu is not None, f"worker {worker} with neither a measured rate nor a GPU"
+            rate_bytes_per_s = self._message.pack_efficiency * hardware.gpu.memory_bytes_per_s / 2
         return ceil(share_bytes * 1e9 / rate_bytes_per_s)
 
     def _pull(
@@ -76,13 +103,18 @@ class TransferEngine:
         gather_ns = self.pack_ns(command.source, command.size_bytes)
         scatter_ns = self.pack_ns(command.target, command.size_bytes)
 
+        released_ns = 2 * latency_ns + self._workers[command.source].report_ns
+        done_ns = latency_ns + scatter_ns + self._workers[command.target].report_ns
+
         def sent() -> None:
-            call_after(self._env, 2 * latency_ns, lambda: released(command.transfer))
-            call_after(self._env, latency_ns + scatter_ns, lambda: done(command.transfer))
+            call_after(self._env, released_ns, lambda: released(command.transfer))
+            call_after(self._env, done_ns, lambda: done(command.transfer))
 
         call_after(self._env, rendezvous_ns + gather_ns, lambda: self._flow(command, sent))
 
     def _flow(self, command: StartTransfer, finished: Callable[[], None]) -> None:
+        if self._copying:
+            finished = self._copied(command, finished)
         self._network.start(
             command.source,
             command.target,
@@ -97,8 +129,31 @@ class TransferEngine:
     ) -> None:
         """One-sided kinds, when the last byte has left: it travels to the target, and word of it travels back."""
         latency_ns = self._latency_ns(command)
-        call_after(self._env, latency_ns, lambda: done(command.transfer))
-        call_after(self._env, 2 * latency_ns, lambda: released(command.transfer))
+        done_ns = latency_ns + self._workers[command.target].report_ns
+        released_ns = 2 * latency_ns + self._workers[command.source].report_ns
+        call_after(self._env, done_ns, lambda: done(command.transfer))
+        call_after(self._env, released_ns, lambda: released(command.transfer))
+
+    def _copied(self, command: StartTransfer, finished: Callable[[], None]) -> Callable[[], None]:
+        """Keep the initiator's device busy until the flow has finished."""
+        initiator = command.target if command.kind == "pull" else command.source
+        device = self._copying.get(self._workers[initiator].device or "")
+        if device is None:
+            return finished
+        busy = device
+        busy.occupy()
+
+        def vacate() -> None:
+            busy.vacate()
+            finished()
+
+        return vacate
+
+    def _order_ns(self, command: StartTransfer) -> int:
+        source_ns, target_ns = self._workers[command.source].order_ns, self._workers[command.target].order_ns
+        if command.kind == "message":
+            return max(source_ns, target_ns)
+        return target_ns if command.kind == "pull" else source_ns
 
     def _latency_ns(self, command: StartTransfer) -> int:
         return self._network.latency_ns(command.source, command.target)

@@ -1,0 +1,171 @@
+"""The simulated workers of a cluster: on GPUs of their own or on a shared device, near the scheduler or not.
+
+It must not know what the scheduler decides.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import simpy
+
+from kvsim.core.cluster import ClusterSpec, WorkerSpec
+from kvsim.core.messages import Event, RequestId, RunDecode, RunPrefill
+from kvsim.sim.compute import StepModel
+from kvsim.sim.device import SharedDevice
+from kvsim.sim.device_worker import SharingWorker
+from kvsim.sim.gpu import Report, SimulatedWorker
+from kvsim.sim.hardware import Hardware, ModelShape, WorkerHardware
+from kvsim.sim.measured import MeasuredSteps
+from kvsim.sim.step_times import StepTimes
+from kvsim.sim.timer import call_after
+from kvsim.sim.truth import Truth
+
+
+class Worker(Protocol):
+    """What the driver asks of a simulated worker. What each does stands in ``kvsim.sim.gpu.SimulatedWorker``."""
+
+    @property
+    def context_tokens_peak(self) -> int:
+        """The most tokens that one step's decoding requests had as their context."""
+
+    def run_prefill(self, command: RunPrefill) -> None:
+        """Start one step over chunks of prompts."""
+
+    def run_decode(self, command: RunDecode) -> None:
+        """Start a run of decode steps."""
+
+    def cut_decode(self, run: int) -> None:
+        """Let this run end at its next step boundary."""
+
+    def release(self, request: RequestId) -> None:
+        """The request has lost its blocks here."""
+
+    def lose(self) -> None:
+        """The worker is gone at this instant. It may be used again: as a new one, without requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Workers by id, and of those whose steps were measured by name what they were asked for."""
+
+    workers: tuple[Worker, ...]
+    measured: tuple[tuple[str, Worker, MeasuredSteps], ...]
+
+    def notes(self) -> list[str]:
+        """What the user must be told of how durations came about, each thing once."""
+        names: dict[str, list[str]] = {}
+        for name, worker, steps in self.measured:
+            for note in steps.notes(worker.context_tokens_peak):
+                names.setdefault(note, []).append(name)
+        return [f"{', '.join(workers)}: {note}" for note, workers in names.items()]
+
+
+def shared_devices(env: simpy.Environment, hardware: Hardware) -> dict[str, SharedDevice]:
+    """Every shared device by name."""
+    return {device.name: SharedDevice(env, device.slowdown) for device in hardware.devices}
+
+
+def simulated_workers(
+    env: simpy.Environment,
+    cluster: ClusterSpec,
+    hardware: Hardware,
+    truth: Truth,
+    report: Report,
+    devices: Mapping[str, SharedDevice],
+) -> Workers:
+    """The workers of a cluster, all idle. ``report`` is called from the event loop with each fact."""
+    workers: list[Worker] = []
+    measured: list[tuple[str, Worker, MeasuredSteps]] = []
+    for spec, facts in zip(cluster.workers, hardware.workers, strict=True):
+        steps = step_times(hardware.model, facts)
+        worker = _worker(env, spec, facts, steps, cluster.kv.layers, truth, report, devices)
+        workers.append(worker)
+        if isinstance(steps, MeasuredSteps):
+            measured.append((spec.name, worker, steps))
+    return Workers(tuple(workers), tuple(measured))
+
+
+def step_times(model: ModelShape, facts: WorkerHardware) -> StepTimes:
+    """What the steps of a worker take: as measured, else by the roofline of its GPU."""
+    if facts.measured is not None:
+        return MeasuredSteps(facts.measured)
+    assert facts.gpu is not None, "a worker with neither measured steps nor a GPU"
+    return StepModel(model, facts.gpu, facts.tensor_parallel)
+
+
+def _worker(
+    env: simpy.Environment,
+    spec: WorkerSpec,
+    facts: WorkerHardware,
+    steps: StepTimes,
+    layers: int,
+    truth: Truth,
+    report: Report,
+    devices: Mapping[str, SharedDevice],
+) -> Worker:
+    if facts.report_ns:
+        report = partial(_report_later, env, facts.report_ns, report)
+    worker: Worker
+    if facts.device is None:
+        worker = SimulatedWorker(env, spec.id, steps, layers, truth, report)
+    else:
+        worker = SharingWorker(env, spec.id, steps, layers, truth, report, devices[facts.device])
+    return DistantWorker(env, worker, facts.order_ns) if facts.order_ns else worker
+
+
+def _report_later(env: simpy.Environment, report_ns: int, report: Report, event: Event) -> None:
+    call_after(env, report_ns, partial(report, event))
+
+
+class DistantWorker:
+    """A worker whose orders take a while to reach it. They arrive in the order in which they were given.
+
+    ``release`` alone counts at once: it is the simulator's own book-keeping, and two workers that learn of a preemption
+    at different instants must not disagree on how many tokens the request has.
+    """
+
+    def __init__(self, env: simpy.Environment, worker: Worker, order_ns: int) -> None:
+        self._env = env
+        self._worker = worker
+        self._order_ns = order_ns
+        self._lives = 0
+
+    @property
+    def context_tokens_peak(self) -> int:
+        """As of the worker."""
+        return self._worker.context_tokens_peak
+
+    def run_prefill(self, command: RunPrefill) -> None:
+        """Later."""
+        call_after(self._env, self._order_ns, partial(self._prefill_arrives, self._lives, command))
+
+    def run_decode(self, command: RunDecode) -> None:
+        """Later."""
+        call_after(self._env, self._order_ns, partial(self._decode_arrives, self._lives, command))
+
+    def cut_decode(self, run: int) -> None:
+        """Later: by then the run may be over."""
+        call_after(self._env, self._order_ns, partial(self._cut_arrives, self._lives, run))
+
+    def release(self, request: RequestId) -> None:
+        """At once."""
+        self._worker.release(request)
+
+    def lose(self) -> None:
+        """At once; orders that are on their way reach nobody."""
+        self._lives += 1
+        self._worker.lose()
+
+    def _prefill_arrives(self, life: int, command: RunPrefill) -> None:
+        if life == self._lives:
+            self._worker.run_prefill(command)
+
+    def _decode_arrives(self, life: int, command: RunDecode) -> None:
+        if life == self._lives:
+            self._worker.run_decode(command)
+
+    def _cut_arrives(self, life: int, run: int) -> None:
+        if life == self._lives:
+            self._worker.cut_decode(run)
