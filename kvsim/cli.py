@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from kvsim.cli_bench import bench
+from kvsim.cli_real import calibrate, validate
 from kvsim.cli_studies import ScenarioPath, compare, sweep
 from kvsim.errors import KvsimError
 
@@ -22,7 +24,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-bench = typer.Typer(help="Measure kvsim itself.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
 RunPath = Annotated[Path, typer.Argument(help="Run folder that 'kvsim run' wrote.", metavar="RUN", show_default=False)]
@@ -148,6 +149,8 @@ def replay(
 
 app.command()(sweep)
 app.command()(compare)
+app.command()(calibrate)
+app.command()(validate)
 
 
 @app.command()
@@ -223,35 +226,6 @@ def schema() -> None:
     from kvsim.scenario.json_schema import json_schema  # noqa: PLC0415
 
     typer.echo(json_schema(), nl=False)
-
-
-@bench.command("simulator")
-def bench_simulator(
-    scenarios: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Scenario files.", show_default="scenarios/bench_4p4d.yaml"),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="As for 'kvsim run'.", metavar="KEY=VALUE")
-    ] = None,
-    rounds: Annotated[int, typer.Option(help="Runs of each; the median is shown.", min=1)] = 3,
-    requests: Annotated[
-        list[int] | None,
-        typer.Option(help="Numbers of requests to measure, to see the cost of one more. Repeatable.", min=1),
-    ] = None,
-) -> None:
-    """Time whole 'kvsim run' processes: CPU seconds, requests per CPU second, peak memory."""
-    from kvsim.bench import Measurement, bench_table, circumstances, measure, measure_sizes  # noqa: PLC0415
-    from kvsim.report.terminal import print_table  # noqa: PLC0415
-
-    measured: list[Measurement] = []
-    for path in scenarios or [Path("scenarios/bench_4p4d.yaml")]:
-        if requests:
-            measured += measure_sizes(path, tuple(overrides or ()), rounds, requests)
-        else:
-            measured.append(measure(path, tuple(overrides or ()), rounds))
-    print_table(bench_table(measured))
-    typer.echo(circumstances())
 
 
 def _records(run_path: Path, variant: str | None) -> dict[str, Path]:

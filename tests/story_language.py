@@ -111,8 +111,7 @@ def role_of(role: str) -> Role:
 
 def read_event(words: list[str], names: dict[str, WorkerId]) -> Event:
     """``arrive r0 prompt=9 max=4``, ``layers p0 run0 2``, ``prefilled p0 run0 [last r0,r1]``, ``decoded d0 run1 3
-    [last r0]``, ``arrived t0``, ``released t0``, ``failed t0``, ``cancel r0``, ``lost d0``, ``leaving d0``, ``joined d0``,
-    ``deadline``."""
+    [last r0]``, ``arrived t0``, ``released t0``, ``deadline``, or what ``read_mishap`` reads."""
     match words:
         case ["arrive", request, prompt, *rest]:
             limit = number(rest[0]) if rest else UNLIMITED
@@ -127,6 +126,15 @@ def read_event(words: list[str], names: dict[str, WorkerId]) -> Event:
             return TransferDone(TransferId(number(transfer)))
         case ["released", transfer]:
             return TransferReleased(TransferId(number(transfer)))
+        case ["deadline"]:
+            return DeadlineReached()
+        case _:
+            return read_mishap(words, names)
+
+
+def read_mishap(words: list[str], names: dict[str, WorkerId]) -> Event:
+    """``failed t0``, ``cancel r0``, ``lost d0``, ``leaving d0``, ``joined d0``."""
+    match words:
         case ["failed", transfer]:
             return TransferFailed(TransferId(number(transfer)))
         case ["cancel", request]:
@@ -137,8 +145,6 @@ def read_event(words: list[str], names: dict[str, WorkerId]) -> Event:
             return WorkerLeaving(names[name])
         case ["joined", name]:
             return WorkerJoined(names[name])
-        case ["deadline"]:
-            return DeadlineReached()
         case _:
             raise AssertionError(f"what event is {' '.join(words)!r}?")
 

@@ -416,6 +416,20 @@ def test_bench_tells_what_one_request_more_costs(cli: Cli) -> None:
     assert float(second[-2]) == pytest.approx(more_ms, abs=0.01 / 35 * 1e3)
 
 
+@pytest.mark.parametrize("option", ["--block-kib", "--total-mib"])
+def test_bench_transfer_tells_which_sizes_it_understands(cli: Cli, option: str) -> None:
+    result = cli("bench", "transfer", option, "4,many")
+    assert (result.status, result.out) == (2, "")
+    assert f"{option} 4,many: whole numbers above 0" in result.err
+
+
+def test_bench_transfer_names_the_transports_that_there_are(cli: Cli) -> None:
+    result = cli("bench", "transfer", "--transport", "carrier-pigeon")
+    assert result.status == 2
+    assert "carrier-pigeon" in result.err
+    assert "shm" in result.err
+
+
 def test_bench_tells_what_is_wrong_with_a_scenario(cli: Cli, tmp_path: Path) -> None:
     result = cli("bench", "simulator", tmp_path / "none.yaml")
     assert result.status == 2

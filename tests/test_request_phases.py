@@ -58,9 +58,7 @@ class Watch:
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     if not str(kvsim.core.request.__file__).endswith(".py"):
-        pytest.skip(
-            "a compiled method cannot be watched; 'python -m pytest' in the checkout can"
-        )
+        pytest.skip("a compiled method cannot be watched; 'python -m pytest' in the checkout can")
     watch = Watch()
     enter = RequestState.enter
 

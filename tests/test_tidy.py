@@ -18,7 +18,7 @@ from kvsim.scenario import load_scenario
 from kvsim.study import run_scenario
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = sorted((ROOT / "kvsim").rglob("*.py"))
+MODULES = sorted([*(ROOT / "kvsim").rglob("*.py"), *(ROOT / "backends").rglob("*.py")])
 SCENARIOS = sorted((ROOT / "scenarios").glob("*.yaml"))
 TRACES = ROOT.parent / "shared" / "traces"
 TRACE_FILES = {"azure_conv": "AzureLLMInferenceTrace_conv.csv", "mooncake": "mooncake_conversation.jsonl"}

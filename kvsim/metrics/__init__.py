@@ -4,7 +4,8 @@
 ``kvsim.metrics.tables`` makes tables. ``DEFINITIONS`` says what each number means.
 """
 
-from kvsim.metrics.collector import Collector, collect
+from kvsim.metrics.collect import collect
+from kvsim.metrics.collector import Collector
 from kvsim.metrics.columns import MISSING, FirstToken, RunColumns
 from kvsim.metrics.definitions import DEFINITIONS, Definition, definition_of
 from kvsim.metrics.stages import STAGES, stage_durations

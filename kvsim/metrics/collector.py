@@ -4,7 +4,7 @@ It runs beside the scheduler, so a call appends integers to flat logs and comput
 from all requests at once (``kvsim.metrics.derive``). It must not know who carries out the commands.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -22,7 +22,6 @@ from kvsim.core.messages import (
     FinishRequest,
     LayersReady,
     PrefillDone,
-    Record,
     ReleaseBlocks,
     RequestArrived,
     RequestCancelled,
@@ -47,6 +46,12 @@ _run_blocks = itemgetter(1)
 PACK_CALLS = 1 << 13
 """How often full logs are looked for."""
 
+UNNOTED = (
+    *(LayersReady, TransferReleased, RequestCancelled, WorkerJoined, WorkerLeaving, DeadlineReached),
+    *(CutDecode, DismissWorker),
+)
+"""Events and commands of which no metric speaks."""
+
 
 class Collector:
     """``observe`` every call of ``Scheduler.handle``, in order; then ``finish`` once.
@@ -59,20 +64,21 @@ class Collector:
         self._cluster = cluster
         self._end_ns = 0
         self._calls = 0
-        self._arrivals = Log(3)
-        self._prefill_runs = Log(3)
-        self._prefill_ends = Log(2)
-        self._chunks = Log(5)
-        self._spans = Log(5)
-        self._span_lasts = Log(2)
-        self._segments = Log(7)
-        self._residencies = Log(2)
-        self._releases = Log(2)
-        self._assigns = Log(3)
-        self._transfers = Log(8)
-        self._transfer_ends = Log(2)
-        self._transfer_residencies = Log(2)
-        self._finishes = Log(3)
+        self._logs: list[Log] = []
+        self._arrivals = self._log(3)
+        self._prefill_runs = self._log(3)
+        self._prefill_ends = self._log(2)
+        self._chunks = self._log(5)
+        self._spans = self._log(5)
+        self._span_lasts = self._log(2)
+        self._segments = self._log(7)
+        self._residencies = self._log(2)
+        self._releases = self._log(2)
+        self._assigns = self._log(3)
+        self._transfers = self._log(8)
+        self._transfer_ends = self._log(2)
+        self._transfer_residencies = self._log(2)
+        self._finishes = self._log(3)
         self._prefills_noted = self._spans_noted = self._residencies_noted = self._transfers_noted = 0
         workers = len(cluster.workers)
         self._steps = [0] * workers
@@ -83,26 +89,19 @@ class Collector:
         self._prefills_in_flight: dict[int, tuple[RunPrefill, int, int]] = {}  # run -> command, row, start
         self._transfers_in_flight: dict[int, tuple[StartTransfer, int]] = {}  # transfer -> command, row
         self._handlers: dict[type, Callable[[int, Any], None] | None] = {
+            **dict.fromkeys(UNNOTED),
             RequestArrived: self._arrived,
-            LayersReady: None,
             PrefillDone: self._prefill_done,
             DecodeAdvanced: self._decode_advanced,
             TransferDone: self._transfer_done,
-            TransferReleased: None,
             TransferFailed: self._transfer_failed,
-            RequestCancelled: None,
             WorkerLost: self._worker_lost,
-            WorkerJoined: None,
-            WorkerLeaving: None,
-            DeadlineReached: None,
             AssignBlocks: self._assign,
             ReleaseBlocks: self._release,
             RunPrefill: self._run_prefill,
             RunDecode: self._run_decode,
-            CutDecode: None,
             StartTransfer: self._start_transfer,
             FinishRequest: self._finish_request,
-            DismissWorker: None,
         }
 
     def observe(self, now_ns: int, events: Sequence[Event], commands: Sequence[Command]) -> None:
@@ -120,7 +119,8 @@ class Collector:
                 handler(now_ns, command)
         self._calls += 1
         if self._calls % PACK_CALLS == 0:
-            self._pack()
+            for log in self._logs:
+                log.pack()
 
     def finish(self) -> RunColumns:
         """The run so far as columns. What is still under way has no end: prefills, transfers, requests."""
@@ -264,24 +264,10 @@ class Collector:
 
     # --- bookkeeping ---
 
-    def _pack(self) -> None:
-        for log in (
-            self._arrivals,
-            self._prefill_runs,
-            self._prefill_ends,
-            self._chunks,
-            self._spans,
-            self._span_lasts,
-            self._segments,
-            self._residencies,
-            self._releases,
-            self._assigns,
-            self._transfers,
-            self._transfer_ends,
-            self._transfer_residencies,
-            self._finishes,
-        ):
-            log.pack()
+    def _log(self, columns: int) -> Log:
+        log = Log(columns)
+        self._logs.append(log)
+        return log
 
     def _note_chunks(self, command: RunPrefill, row: int) -> None:
         resident = self._resident[command.worker]
@@ -325,14 +311,6 @@ class Collector:
             row, worker = span
             self._span_lasts.put((row, self._steps[worker] - 1))
             self._batch_size[worker] -= 1
-
-
-def collect(cluster: ClusterSpec, records: Iterable[Record]) -> RunColumns:
-    """The columns of a stored record."""
-    collector = Collector(cluster)
-    for record in records:
-        collector.observe(record.now_ns, record.events, record.commands)
-    return collector.finish()
 
 
 def _blocks(runs: BlockRuns) -> int:

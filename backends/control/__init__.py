@@ -1,0 +1,1 @@
+"""The control plane between a driver and its workers: messages, handshake, channel, heartbeats, checks."""

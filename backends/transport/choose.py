@@ -1,0 +1,41 @@
+"""Transports by name. Each module is imported when its transport is wanted, so that none of them is a dependency."""
+
+from collections.abc import Callable
+
+from backends.transport.port import Transport, TransportError
+
+
+def _shm(name: str, host: str) -> Transport:
+    from backends.transport.shm import ShmTransport  # noqa: PLC0415
+
+    del host  # of one host by nature
+    return ShmTransport(name)
+
+
+def _tcp(name: str, host: str) -> Transport:
+    from backends.transport.tcp import TcpTransport  # noqa: PLC0415
+
+    return TcpTransport(name, host)
+
+
+def _message(name: str, host: str) -> Transport:
+    from backends.transport.message import MessageTransport  # noqa: PLC0415
+
+    return MessageTransport(name, host)
+
+
+_MAKERS: dict[str, Callable[[str, str], Transport]] = {"shm": _shm, "tcp": _tcp, "message": _message}
+
+TRANSPORTS = tuple(_MAKERS)
+"""Names of all transports."""
+
+
+def open_transport(transport: str, name: str, host: str = "127.0.0.1") -> Transport:
+    """A new transport of this kind for the process that peers call ``name``; ``host`` is the address to listen on.
+
+    Raises TransportError for an unknown kind, and where it cannot work here.
+    """
+    maker = _MAKERS.get(transport)
+    if maker is None:
+        raise TransportError(f"unknown transport {transport!r}, expected one of {', '.join(TRANSPORTS)}")
+    return maker(name, host)

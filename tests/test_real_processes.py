@@ -1,0 +1,183 @@
+"""Real processes: launched, shaking hands, connected, serving, ending; and what the user is told when one cannot.
+
+Each test starts processes, which takes seconds, so each asserts a lot.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed: real workers are NOT tested; pip install 'kvsim[engine]'")
+pytest.importorskip(
+    "transformers", reason="transformers is not installed: token equality is NOT tested; pip install 'kvsim[hf]'"
+)
+
+from real_models import Reference, model_cluster, write_model
+from test_real_equality import prompts
+from worlds import Recorder
+
+from backends.driver.errors import ServiceError, SubmissionError
+from backends.driver.requests import Submission
+from backends.driver.service import Service, ServiceLimits
+from backends.launch.local import LocalLauncher
+from backends.worker.model_source import ModelSource
+from backends.worker.settings import WorkerSettings
+from kvsim.core.cluster import ClusterSpec, TransferMode
+from kvsim.core.messages import WorkerId, WorkerJoined, WorkerLost
+from kvsim.metrics import Collector
+from kvsim.record import RecordWriter
+from kvsim.replay import replay, replay_file
+
+LIMITS = ServiceLimits(start_timeout_s=90.0, stop_timeout_s=10.0)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def reference(source: ModelSource) -> Reference:
+    return Reference(source)
+
+
+def service(cluster: ClusterSpec, source: ModelSource, transport: str = "shm", **changes: object) -> Service:
+    settings = WorkerSettings(cluster, source, transport)
+    return Service(settings, LocalLauncher(), limits=LIMITS, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("mode", "transport", "prefill", "decode"),
+    [
+        ("push", "tcp", 2, 1),
+        ("pull", "shm", 1, 2),
+        ("streamed", "shm", 1, 1),
+        ("message", "message", 1, 1),
+        ("colocated", "shm", 1, 1),
+    ],
+)
+def test_processes_give_the_tokens_of_transformers_and_a_record_that_replays(
+    mode: TransferMode,
+    transport: str,
+    prefill: int,
+    decode: int,
+    source: ModelSource,
+    reference: Reference,
+    tmp_path: Path,
+) -> None:
+    cluster = model_cluster(mode, prefill=prefill, decode=decode, kv_blocks=28, block_tokens=4, batch_tokens_max=48)
+    submissions = [Submission(prompt, 12) for prompt in prompts(10, longest=40)]
+    file, collector = tmp_path / "real.jsonl.gz", Collector(cluster)
+    with (
+        RecordWriter(file, "real", cluster) as writer,
+        service(cluster, source, transport, observers=(writer.observe, collector.observe)) as running,
+    ):
+        running.start()
+        running.start_thread()
+        streams = [running.submit(submission) for submission in submissions]
+        outputs = [list(stream.tokens(timeout_s=30.0)) for stream in streams]
+        running.drain(timeout_s=10.0)
+        running.close()
+        running.driver.scheduler.check()
+    for submission, output in zip(submissions, outputs, strict=True):
+        assert output == reference.generate(submission.prompt, 12)
+    assert replay_file(file).identical
+    requests = collector.finish().requests
+    assert (requests.output_tokens == 12).all()
+    assert (requests.arrival_ns <= requests.finished_ns).all()
+
+
+def test_arrivals_come_at_their_instants_and_the_run_ends_when_all_are_over(source: ModelSource) -> None:
+    cluster = model_cluster("pull")
+    collector = Collector(cluster)
+    with service(cluster, source, observers=(collector.observe,)) as running:
+        running.start()
+        arrivals = [(place * 40_000_000, Submission((1, 2, 3, place), 5, output_tokens=5)) for place in range(4)]
+        running.serve_arrivals(arrivals, timeout_s=30.0)
+        requests = collector.finish().requests
+        assert (requests.arrival_ns - requests.arrival_ns[0] >= [0, 39_000_000, 79_000_000, 119_000_000]).all()
+        assert requests.output_tokens.tolist() == [5, 5, 5, 5]
+        with pytest.raises(SubmissionError, match="token 300 is not in the vocabulary of 300"):
+            running.serve_arrivals([(0, Submission((300,), 5))], timeout_s=1.0)
+
+
+def test_a_worker_that_cannot_start_is_named_with_its_last_words(source: ModelSource) -> None:
+    settings = WorkerSettings(model_cluster("pull"), source, "shm", device="cuda:63")
+    with (
+        Service(settings, LocalLauncher(), limits=LIMITS) as running,
+        pytest.raises(ServiceError, match=r"worker (prefill|decode)\d ended with exit status 1; its last lines:\n"),
+    ):
+        running.start()
+
+
+def test_a_transport_that_cannot_do_what_the_mode_needs_is_refused_in_words(source: ModelSource) -> None:
+    with (
+        service(model_cluster("pull"), source, "message") as running,
+        pytest.raises(ServiceError, match="transport message cannot read a peer's memory"),
+    ):
+        running.start()
+
+
+def wait_for(what: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < deadline_s, f"not within {timeout_s} s"
+        time.sleep(0.01)
+
+
+def test_a_killed_and_a_hung_decode_worker_lose_no_request_and_one_comes_back(
+    source: ModelSource, reference: Reference
+) -> None:
+    cluster = model_cluster("pull", prefill=1, decode=2)
+    killed, hung = WorkerId(1), WorkerId(2)
+    submissions = [Submission(prompt, 150) for prompt in prompts(6, longest=20)]
+    recorder = Recorder()
+    limits = ServiceLimits(late_after_ns=1_500_000_000, heartbeat_interval_ns=200_000_000)
+    settings = WorkerSettings(cluster, source, "shm")
+    with Service(settings, LocalLauncher(), (recorder.observe,), limits=limits) as running:
+        running.start()
+        running.start_thread()
+        streams = [running.submit(submission) for submission in submissions]
+        for stream in streams:
+            stream.next_tokens(30.0)
+        os.kill(running.process(killed), signal.SIGKILL)
+        wait_for(lambda: running.process(killed) == 0)
+        running.launch(killed)
+        wait_for(lambda: running.process(killed) != 0)
+        os.kill(running.process(hung), signal.SIGSTOP)
+        streams += [running.submit(submission) for submission in submissions]
+        for index, stream in enumerate(streams):
+            tokens = list(stream.tokens(60.0))
+            expected = reference.generate(submissions[index % len(submissions)].prompt, 150)
+            assert tokens == expected[len(expected) - len(tokens) :]
+            assert len(tokens) in (149, 150), "the first one was read above"
+        running.drain(timeout_s=20.0)
+        running.driver.scheduler.check()
+    events = [event for record in recorder.records for event in record.events]
+    assert [event.worker for event in events if isinstance(event, WorkerLost)] == [killed, hung]
+    assert [event.worker for event in events if isinstance(event, WorkerJoined)] == [killed]
+    assert replay(cluster, recorder.records).identical
+
+
+def test_clients_give_up_and_workers_leave_while_others_are_served(source: ModelSource, reference: Reference) -> None:
+    cluster = model_cluster("pull", prefill=1, decode=2)
+    prompt = prompts(3)[2]
+    with service(cluster, source) as running:
+        running.start()
+        running.start_thread()
+        unwanted, wanted = running.submit(Submission(prompt, 400)), running.submit(Submission(prompt, 100))
+        unwanted.next_tokens(30.0)
+        running.cancel(unwanted.request)
+        running.dismiss(WorkerId(1))
+        assert len(list(unwanted.tokens(30.0))) < 399
+        assert unwanted.ended is not None
+        assert unwanted.ended.why == "cancelled"
+        assert list(wanted.tokens(30.0)) == reference.generate(prompt, 100)
+        wait_for(lambda: running.process(WorkerId(1)) == 0)
+        assert list(running.submit(Submission(prompt, 5)).tokens(30.0)) == reference.generate(prompt, 5)
+        running.drain(timeout_s=10.0)
+        running.driver.scheduler.check()
