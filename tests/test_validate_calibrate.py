@@ -114,12 +114,12 @@ def test_a_plan_serves_every_length_in_every_round() -> None:
     assert all(len(load) % 3 == 0 for load in plan.together(3))
 
 
-def test_steps_of_the_same_contents_are_averaged_without_the_first_of_many() -> None:
-    prefills = [StepPoint(((0, 8),), 0, 0, ns) for ns in (100.0, 10.0, 20.0)]
+def test_steps_of_the_same_contents_are_averaged() -> None:
+    prefills = [StepPoint(((0, 8),), 0, 0, ns) for ns in (30.0, 10.0, 20.0)]
     decodes = [StepPoint((), 2, context, ns) for context, ns in ((10, 4.0), (12, 6.0))]
     far = StepPoint((), 2, 1000, 9.0)
     assert averaged([*prefills, *decodes, far]) == [
-        StepPoint(((0, 8),), 0, 0, 15.0),
+        StepPoint(((0, 8),), 0, 0, 20.0),
         StepPoint((), 2, 11, 5.0),
         far,
     ]

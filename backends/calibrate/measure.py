@@ -74,7 +74,7 @@ class Machine:
         with running_workers(settings, (watch.observe,), (watch.report,)) as running:
             others = other_load(running.service, settings)
             for load in loads:
-                running.serve([(0, prompt, output, output) for prompt, output in load], TIMEOUT_S)
+                running.serve([(self._plan.pause_ns, prompt, output, output) for prompt, output in load], TIMEOUT_S)
             self._other_cores.append(others.cores())
             self._decisions_ns.append(running.decision_ns)
         return watch

@@ -15,7 +15,8 @@ class CalibrationPlan:
     """``prompt_tokens`` are the lengths of prompts, ascending; one worker computes at most ``batch_tokens_max`` of them
     in a step. ``batches`` are the numbers of requests that decode at once, ``contexts`` the prompts that they decode
     behind, ``output_tokens`` how many steps each. Everything is measured ``rounds`` times. ``workers_max``: up to how
-    many workers compute at once.
+    many workers compute at once. Requests come ``pause_ns`` after the ones before are over, as they do in a load far
+    from saturation: a worker that was idle finds its caches cold.
     """
 
     prompt_tokens: tuple[int, ...] = (16, 64, 128, 256)
@@ -25,6 +26,7 @@ class CalibrationPlan:
     output_tokens: int = 12
     rounds: int = 4
     workers_max: int = 3
+    pause_ns: int = 150_000_000
 
     @property
     def request_tokens_max(self) -> int:

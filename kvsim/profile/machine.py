@@ -76,8 +76,8 @@ def machine_profile(measured: Measurement, facts: MachineFacts) -> ProfileFile:
 def averaged(points: Sequence[StepPoint]) -> list[StepPoint]:
     """One point for all steps of the same contents; of decode steps, also for those with nearly the same context.
 
-    Of three and more the first is left out, as it finds caches cold. What was seen once among what was seen often was
-    not planned: arrivals happened to fall so.
+    The first of a size counts as any other: in a real load most sizes come for the first time. What was seen once among
+    what was seen often was not planned: arrivals happened to fall so.
     """
     groups: dict[tuple[object, ...], list[StepPoint]] = {}
     seen: dict[tuple[object, ...], int] = {}
@@ -91,9 +91,8 @@ def averaged(points: Sequence[StepPoint]) -> list[StepPoint]:
     for (kind, size, *_), members in groups.items():
         if seen[kind, size] * _RARE < often[kind]:
             continue
-        counted = members[1:] if len(members) > 2 else members
-        context_tokens = round(fmean([point.context_tokens for point in counted]))
-        kept.append(members[0]._replace(context_tokens=context_tokens, ns=fmean([point.ns for point in counted])))
+        context_tokens = round(fmean([point.context_tokens for point in members]))
+        kept.append(members[0]._replace(context_tokens=context_tokens, ns=fmean([point.ns for point in members])))
     return kept
 
 
