@@ -56,15 +56,20 @@ class RunFolder:
 def load_run(path: Path | str) -> RunFolder:
     """Open a run folder. Raises RunFolderError if it is none."""
     folder = Path(path)
-    try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunFolderError(f"{folder}: no run folder: it holds no {SUMMARY}") from None
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{folder / SUMMARY}: cannot be read: {error}") from error
+    summary = read_summary(folder, SUMMARY, "run")
     if not isinstance(summary, dict) or not isinstance(summary.get("variants"), dict):
         raise RunFolderError(f"{folder / SUMMARY}: this is no summary of a kvsim run")
     return RunFolder(folder, summary)
+
+
+def read_summary(folder: Path, name: str, kind: str) -> Any:
+    """What the JSON file ``name`` holds, in a folder of this kind (run, validation). Raises RunFolderError."""
+    try:
+        return json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunFolderError(f"{folder}: no {kind} folder: it holds no {name}") from None
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{folder / name}: cannot be read: {error}") from error
 
 
 def prepare_folder(folder: Path) -> Path:

@@ -10,8 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 import zmq
 
@@ -29,7 +28,7 @@ from backends.control.handshake import DriverHandshake
 from backends.control.heartbeat import HEARTBEAT_INTERVAL_NS
 from backends.control.messages import TEXT_LENGTH_MAX, DriverMessage, WorkerMessage
 from backends.control.session import Session
-from backends.control.sockets import ControlSocket
+from backends.control.sockets import Channel, ControlSocket
 from kvsim.core.messages import WorkerId
 
 HALF_OPEN_MAX = 256
@@ -70,7 +69,7 @@ class _Member:
     session: Session
 
 
-class DriverChannel:
+class DriverChannel(Channel):
     """Listens from its making on. ``endpoint`` and ``public_key`` go into the workers' tickets.
 
     ``bind`` is ``tcp://HOST:PORT`` (port 0: any free one). Raises ControlError if it cannot be bound.
@@ -141,22 +140,6 @@ class DriverChannel:
                 else:
                     incoming.extend(message)
         return incoming
-
-    def wake_on(self, file: int) -> None:
-        """From now on ``receive`` also returns when this file descriptor is readable (an inbox, a launcher)."""
-        self._wire.wake_on(file)
-
-    def close(self) -> None:
-        """Send what is queued, within a second, and close. Harmless when closed already."""
-        self._wire.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     # --- frames in ---------------------------------------------------------------------------------------------
 

@@ -120,6 +120,20 @@ class ControlSocket:
         """Close both, once what is queued is sent or ``linger_ms`` are over. Harmless when closed already."""
         self._context.destroy(linger=linger_ms)
 
+
+class Channel:
+    """What both ends of the control plane are: the owner of one socket, closed with it."""
+
+    _wire: ControlSocket
+
+    def wake_on(self, file: int) -> None:
+        """From now on ``receive`` also returns when this file descriptor is readable (an inbox, a transport's)."""
+        self._wire.wake_on(file)
+
+    def close(self) -> None:
+        """Send what is queued, within a second, and close. Harmless when closed already."""
+        self._wire.close()
+
     def __enter__(self) -> Self:
         return self
 

@@ -9,8 +9,6 @@ This module must not know what orders and reports mean.
 
 import os
 import time
-from types import TracebackType
-from typing import Self
 
 import zmq
 
@@ -28,14 +26,14 @@ from backends.control.frames import (
 from backends.control.handshake import WorkerHandshake
 from backends.control.messages import DriverMessage, WorkerMessage
 from backends.control.session import Session
-from backends.control.sockets import ControlSocket
+from backends.control.sockets import Channel, ControlSocket
 from backends.control.ticket import LaunchTicket
 
 HANDSHAKE_TIMEOUT_S = 30.0
 RECEIVED_AT_ONCE_MAX = 1_000
 
 
-class WorkerChannel:
+class WorkerChannel(Channel):
     """A session with the driver of the ticket. Made only once both sides have proved that they know the secret.
 
     Raises Refusal if one side does not accept the other, ControlError if no driver answers within ``timeout_s``.
@@ -91,22 +89,6 @@ class WorkerChannel:
         if ended and not messages:
             raise DriverGoneError(f"the driver at {self._endpoint} is gone: {ended}")
         return messages
-
-    def wake_on(self, file: int) -> None:
-        """From now on ``receive`` also returns when this file descriptor is readable (a transport's)."""
-        self._wire.wake_on(file)
-
-    def close(self) -> None:
-        """Send what is queued, within a second, and close. Harmless when closed already."""
-        self._wire.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _greet(self, ticket: LaunchTicket, compatibility: Compatibility, timeout_s: float) -> tuple[Welcome, Session]:
         deadline_s = time.monotonic() + timeout_s

@@ -3,30 +3,20 @@
 Imported when asked for, as some need libraries that others do not. This module must not know what moves.
 """
 
+from backends.transport import choose
+from backends.transport.choose import TRANSPORTS
 from backends.transport.port import Capabilities, Transport
 from backends.worker.errors import WorkerError
 from kvsim.core.cluster import TransferMode
 
-TRANSPORTS = ("shm", "tcp", "message")
+__all__ = ["TRANSPORTS", "lacking_capability", "open_transport"]
 
 
 def open_transport(kind: str, name: str, host: str) -> Transport:
     """The transport of this kind for the worker of this name. Raises WorkerError for a kind that there is not."""
-    match kind:
-        case "shm":
-            from backends.transport.shm import ShmTransport  # noqa: PLC0415
-
-            return ShmTransport(name)
-        case "tcp":
-            from backends.transport.tcp import TcpTransport  # noqa: PLC0415
-
-            return TcpTransport(name, host)
-        case "message":
-            from backends.transport.message import MessageTransport  # noqa: PLC0415
-
-            return MessageTransport(name, host)
-        case _:
-            raise WorkerError(f"transport {kind!r} is none of {', '.join(TRANSPORTS)}")
+    if kind not in TRANSPORTS:
+        raise WorkerError(f"transport {kind!r} is none of {', '.join(TRANSPORTS)}")
+    return choose.open_transport(kind, name, host)
 
 
 def lacking_capability(mode: TransferMode, capabilities: Capabilities) -> str:

@@ -154,7 +154,7 @@ class ColocatedEngine:
 
     def _preempt_last(self, out: Outbox) -> RequestState:
         state = self._prefilling.pop() if self._prefilling else self.batch.leave(self.batch.last().request.id)
-        state.context_tokens = state.request.prompt_tokens + state.generated
+        state.context_tokens = state.tokens_known()
         state.computed_tokens = 0
         self._free_blocks(state, out)
         state.enter(Phase.WAITING_PREFILL)

@@ -111,11 +111,7 @@ class HandOver:
             mine.append(state.transfer)
         gone = [transfer for transfer in mine if worker in self._ends[transfer]]
         for transfer in gone:
-            if self._arriving.pop(transfer, None) is not None:
-                state.transfer = None
-            if self._unreleased.pop(transfer, None) is not None:
-                state.transfers_unreleased -= 1
-            del self._ends[transfer]
+            self.failed(transfer)
         return bool(gone)
 
     def _close(self, transfer: TransferId) -> None:

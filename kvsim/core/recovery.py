@@ -81,7 +81,7 @@ class Recovery:
         state.prefill_worker = None
         state.computed_tokens = 0
         state.restarts += 1
-        state.context_tokens = state.request.prompt_tokens + state.generated
+        state.context_tokens = state.tokens_known()
         if state.cancelled:
             self._life.finish(state, "cancelled")
             return
@@ -134,7 +134,7 @@ class Recovery:
 def _has_begun(state: RequestState) -> bool:
     """Whether the request has been served before, so that it goes ahead of those that have not."""
     waits = state.phase in (Phase.WAITING_PREFILL, Phase.WAITING_MEMORY)
-    return not waits or state.generated + state.preemptions + state.restarts > 0
+    return not waits or state.generated > 0 or state.goes_first()
 
 
 def _batch_of(engine: Engine) -> DecodeBatch:

@@ -80,6 +80,14 @@ class RequestState:
     restarts: int = 0
     transfer_failures: int = 0
 
+    def goes_first(self) -> bool:
+        """Whether it waits ahead of new requests: it has been served before and was set back."""
+        return self.preemptions + self.restarts > 0
+
+    def tokens_known(self) -> int:
+        """Tokens that a prefill from the beginning computes: the prompt and what has been generated."""
+        return self.request.prompt_tokens + self.generated
+
     def prefill_side(self) -> WorkerId:
         """The prefill worker of a request that must have one by now."""
         assert self.prefill_worker is not None, f"request {self.request.id} is {self.phase.value}, by no prefill worker"

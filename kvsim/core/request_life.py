@@ -66,7 +66,7 @@ class RequestLife:
             state.generated_max = min(state.generated_max, room_tokens)
             self._fleet.colocated[worker].enqueue(state, first=state.restarts > 0)
         else:
-            self._fleet.prefill[worker].enqueue(state, first=state.preemptions + state.restarts > 0)
+            self._fleet.prefill[worker].enqueue(state, first=state.goes_first())
         self._fleet.touch(worker)
 
     def hand_over(self, state: RequestState) -> None:
@@ -95,7 +95,7 @@ class RequestLife:
         if worker is None:
             self._homeless_decode[state.request.id] = state
             return
-        self._fleet.decode[worker].request_memory(state, first=state.preemptions + state.restarts > 0)
+        self._fleet.decode[worker].request_memory(state, first=state.goes_first())
         self._fleet.touch(worker)
 
     def admitted(self, state: RequestState) -> None:
@@ -169,7 +169,7 @@ class RequestLife:
     def compute_anew(self, state: RequestState) -> None:
         """The KV is nowhere any more: the prompt and what has been generated are prefilled again."""
         state.awaits_source = False
-        state.context_tokens = state.request.prompt_tokens + state.generated
+        state.context_tokens = state.tokens_known()
         self._handover.forget(state)
         if state.cancelled:
             self.finish(state, "cancelled")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvsim.errors import RunFolderError
-from kvsim.run_folder import RunFolder, load_run
+from kvsim.run_folder import RunFolder, load_run, read_summary
 from kvsim.validation.errors import ErrorRow
 from kvsim.validation.ranking import Pair
 
@@ -63,12 +63,7 @@ class ValidationFolder:
 def load_validation(path: Path | str) -> ValidationFolder:
     """Open a validation folder. Raises RunFolderError if it is none."""
     folder = Path(path)
-    try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunFolderError(f"{folder}: no validation folder: it holds no {SUMMARY}") from None
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{folder / SUMMARY}: cannot be read: {error}") from error
+    summary = read_summary(folder, SUMMARY, "validation")
     if not isinstance(summary, dict) or not isinstance(summary.get("failures"), list):
         raise RunFolderError(f"{folder / SUMMARY}: this is no summary of a validation")
     return ValidationFolder(folder, summary)
