@@ -6,6 +6,7 @@ its KV are in them, and who may still read or write them. A token computed from 
 once, and so does an order to a worker that is gone.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 
@@ -15,6 +16,7 @@ from kvsim.core.cluster import ClusterSpec, PolicySpec, TransferMode
 from kvsim.core.messages import (
     AssignBlocks,
     BlockRuns,
+    ChooseMode,
     Command,
     CutDecode,
     DecodeAdvanced,
@@ -88,6 +90,7 @@ class FaultWorld:
         self.scheduler = Scheduler(spec)
         self.records: list[Record] = []
         self.ends: dict[RequestId, str] = {}
+        self.choices: Counter[str] = Counter()
         self.tokens = [0] * len(wants)
         self._wants = wants
         self._random = random
@@ -327,6 +330,9 @@ class FaultWorld:
                 assert self._leaving[worker]
                 assert not self._held[worker]
                 self._present[worker] = self._leaving[worker] = False
+            case ChooseMode(request):
+                assert request not in self.ends, "a choice for a request that is over"
+                self.choices[command.mode] += 1
             case FinishRequest(request, why):
                 self._end(request, why)
 
@@ -368,6 +374,7 @@ def random_world(mode: TransferMode, seed: int, faults: float = 0.2, requests: i
         policy=policy,
         batch_requests_max=random.choice((2, 8)),
         batch_tokens_max=random.choice((8, 32)),
+        link_bytes_per_s=random.choice((0, 10**12, 10**13)),  # against nanoseconds of prefill
     )
     wants = [(random.randint(1, 16), random.randint(1, 12), random.choice((3, 8, 100))) for _ in range(requests)]
     return FaultWorld(spec, wants, random, faults)

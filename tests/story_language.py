@@ -11,6 +11,7 @@ from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, WorkerSpec
 from kvsim.core.messages import (
     AssignBlocks,
     BlockRuns,
+    ChooseMode,
     Command,
     CutDecode,
     DeadlineReached,
@@ -101,6 +102,7 @@ def worker(number: int, name: str, role: str, blocks: int, values: dict[str, str
         batch_requests_max=int(values.get("requests_max", 8)),
         batch_tokens_max=int(values.get("tokens_max", 64)),
         watermark_blocks=int(values.get("watermark", 0)),
+        link_bytes_per_s=int(values.get("rate", 0)),
     )
 
 
@@ -180,6 +182,9 @@ def show(command: Command, names: list[str]) -> str:
             last = ", the last" if command.last else ""
             size = f"{command.size_bytes} B in {command.operations}{last}"
             return f"{command.kind} t{command.transfer} of r{command.request}: {source} -> {target}, {layers}, {size}"
+        case ChooseMode(request, mode, why):
+            times = f"queue {command.queue_ns}, prefill {command.prefill_ns}, transfer {command.transfer_ns}"
+            return f"r{request} goes {mode}: {why} ({times}, memory {command.memory_share // 10_000} %)"
         case FinishRequest(request, why):
             return f"r{request} ends: {why}"
 

@@ -18,6 +18,7 @@ from backends.driver.requests import RequestBook, Submission
 from backends.driver.transfers import Settled, TransferLedger
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import (
+    ChooseMode,
     Command,
     DeadlineReached,
     DismissWorker,
@@ -195,6 +196,8 @@ class Driver:
             self.book.close(command.request)
             self._client.on_finish(command.request, command.why)
             return
+        if isinstance(command, ChooseMode):
+            return  # it says how the scheduler goes on
         if isinstance(command, DismissWorker):
             self._away.add(command.worker)
             self._send(command.worker, Stop())

@@ -12,6 +12,7 @@ from backends.control.messages import DecodeStart, Order, RequestTerms
 from backends.driver.requests import RequestBook
 from kvsim.core.messages import (
     AssignBlocks,
+    ChooseMode,
     Command,
     CutDecode,
     DismissWorker,
@@ -51,7 +52,7 @@ class OrderDesk:
                 return ((worker, Order(command)),)
             case StartTransfer():
                 return tuple([(worker, Order(command)) for worker in movers(command)])
-            case FinishRequest() | DismissWorker():
+            case FinishRequest() | ChooseMode() | DismissWorker():
                 return ()
 
     def forget(self, worker: WorkerId) -> None:

@@ -166,6 +166,15 @@ Event: TypeAlias = (
 TransferKind: TypeAlias = Literal["push", "pull", "message"]
 """Who moves the bytes: the source by one-sided WRITE, the target by one-sided READ, or both by send and receive."""
 
+ServingMode: TypeAlias = Literal["push", "pull", "streamed", "message", "local"]
+"""How one request is served: how its KV moves, or ``local``, on one worker without a transfer."""
+
+ModeReason: TypeAlias = Literal["local_sooner", "no_prefill_worker", "memory_free", "just_in_time", "memory_scarce"]
+"""``local_sooner``: the decode worker computes the prompt sooner itself, the delay of those that decode there included.
+``no_prefill_worker``: there is none (any more). ``memory_free``: decode memory is plenty, so holding it during the
+prefill costs nobody. ``just_in_time``: memory is scarce, and what is left of the prefill just hides the transfer.
+``memory_scarce``: memory was scarce, and the prefill was over before a transfer could be hidden in it."""
+
 FinishReason: TypeAlias = Literal["stop", "length", "too_long", "timeout", "cancelled"]
 """``stop``: the model ended it. ``length``: its token limit was reached. ``cancelled``: its client gave it up. Rejected
 without output: ``too_long``: it cannot fit any block pool. ``timeout``: it waited longer than the limit for its prefill
@@ -248,6 +257,24 @@ class StartTransfer(Message, frozen=True, gc=False):
     last: bool
 
 
+class ChooseMode(Message, frozen=True, gc=False):
+    """From now on the request is served like this (policy ``adaptive``), and why: nothing to carry out.
+
+    The scheduler's estimates of that instant: ``queue_ns`` is the wait for a prefill worker (what is left of the run,
+    if that has begun), ``prefill_ns`` the prefill on the worker chosen, ``transfer_ns`` the hand-over beside what is on
+    the links already, and ``memory_share`` the millionths of the decode worker's memory that are spoken for, this
+    request and the growth of contexts included.
+    """
+
+    request: RequestId
+    mode: ServingMode
+    why: ModeReason
+    queue_ns: int
+    prefill_ns: int
+    transfer_ns: int
+    memory_share: int
+
+
 class FinishRequest(Message, frozen=True, gc=False):
     """Nothing more comes for this request."""
 
@@ -262,7 +289,15 @@ class DismissWorker(Message, frozen=True, gc=False):
 
 
 Command: TypeAlias = (
-    AssignBlocks | ReleaseBlocks | RunPrefill | RunDecode | CutDecode | StartTransfer | FinishRequest | DismissWorker
+    AssignBlocks
+    | ReleaseBlocks
+    | RunPrefill
+    | RunDecode
+    | CutDecode
+    | StartTransfer
+    | ChooseMode
+    | FinishRequest
+    | DismissWorker
 )
 
 

@@ -3,7 +3,7 @@
 It must not decide: it collects.
 """
 
-from kvsim.core.messages import Command, FinishRequest, RunId, StartTransfer, TransferId, WorkerId
+from kvsim.core.messages import ChooseMode, Command, FinishRequest, RunId, StartTransfer, TransferId, WorkerId
 
 
 class Outbox:
@@ -39,7 +39,7 @@ class Outbox:
 
 def _addressed(command: Command) -> tuple[WorkerId, ...]:
     """The workers that have to do something."""
-    if isinstance(command, FinishRequest):
+    if isinstance(command, FinishRequest | ChooseMode):
         return ()
     if isinstance(command, StartTransfer):
         return command.source, command.target

@@ -8,10 +8,12 @@ It reads no clock, draws no random number and does no I/O. The same events give 
 
 from collections.abc import Callable, Sequence
 
+from kvsim.core.adaptive import ModeChooser
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.event_order import event_key
 from kvsim.core.fleet import Fleet
 from kvsim.core.handover import HandOver
+from kvsim.core.links import LinkLoads
 from kvsim.core.messages import (
     Command,
     DeadlineReached,
@@ -25,6 +27,7 @@ from kvsim.core.messages import (
     TransferDone,
     TransferFailed,
     TransferReleased,
+    WorkerId,
     WorkerJoined,
     WorkerLeaving,
     WorkerLost,
@@ -49,9 +52,13 @@ class Scheduler:
         self._streams = cluster.policy.transfer_mode == "streamed"
         self._now_ns = 0
         self._out = Outbox()
-        self._fleet = Fleet(cluster)
-        self._handover = HandOver(cluster)
-        self._life = RequestLife(cluster, self._fleet, self._handover, self._out)
+        adapts = cluster.policy.transfer_mode == "adaptive"
+        links = LinkLoads(cluster) if adapts or cluster.policy.decode_placement == "link_aware" else None
+        self._links = links
+        self._fleet = Fleet(cluster, links)
+        self._handover = HandOver(cluster, links)
+        self._chooser = ModeChooser(cluster, self._fleet, links, self._out) if adapts and links is not None else None
+        self._life = RequestLife(cluster, self._fleet, self._handover, self._out, self._chooser)
         self._recovery = Recovery(self._fleet, self._handover, self._life, self._out)
         self._on: dict[type, Callable[..., None]] = {
             RequestArrived: self._on_request_arrived,
@@ -74,6 +81,8 @@ class Scheduler:
         """Take in everything that happened at ``now_ns``; return what is to be done."""
         assert now_ns >= self._now_ns, f"time runs backwards: {now_ns} after {self._now_ns}"
         self._now_ns = now_ns
+        if self._chooser is not None:
+            self._chooser.now_ns = now_ns
         if len(events) == 1:
             self._on[type(events[0])](events[0])
         else:
@@ -102,6 +111,7 @@ class Scheduler:
     def check(self) -> None:
         """Assert the conservation laws of every worker and, when nothing is left to do, that nothing is left over."""
         self._handover.check()
+        assert self._life.states or self._links is None or self._links.idle, "links carry KV of no request"
         for engine in self._fleet.engines():
             engine.check()
             if not self._life.states:
@@ -122,13 +132,17 @@ class Scheduler:
     def _on_layers_ready(self, event: LayersReady) -> None:
         for state in self._fleet.prefill[event.worker].running(event.run):
             state.layers_ready = event.layers
+            self._life.computes(state, event.layers)
             if not state.cancelled:
                 self._life.start_transfer(state)
 
     def _on_prefill_done(self, event: PrefillDone) -> None:
-        colocated = self._fleet.colocated.get(event.worker)
-        if colocated is not None:
-            self._end_all(colocated.finish_step(event))
+        if self._chooser is not None:
+            self._chooser.run_ends(event.worker, event.run)
+        if event.worker in self._fleet.colocated:
+            self._end_all(self._fleet.colocated[event.worker].finish_step(event))
+        elif event.worker in self._fleet.decode:
+            self._end_all(self._fleet.decode[event.worker].finish_step(event))
         else:
             for state in self._fleet.prefill[event.worker].finish_run(event.run):
                 state.generated += 1
@@ -208,6 +222,8 @@ class Scheduler:
         self._recovery.leaving(event.worker)
 
     def _on_worker_lost(self, event: WorkerLost) -> None:
+        if self._chooser is not None:
+            self._chooser.forget(event.worker)
         self._recovery.lost(event.worker)
 
     def _on_deadline_reached(self, event: DeadlineReached) -> None:
@@ -219,17 +235,32 @@ class Scheduler:
         """Let every touched worker plan, until nothing changes any more."""
         while (worker := self._fleet.next_touched()) is not None:
             if worker in self._fleet.decode:
-                admitted, preempted, cancelled = self._fleet.decode[worker].plan(self._out)
-                for state in preempted:  # each goes before all others, so the one that joined first ends up first
-                    self._life.preempted(state)
-                for state in admitted:
-                    self._life.admitted(state)
-                for state in cancelled:
-                    self._life.finish(state, "cancelled")
+                self._plan_decode(worker)
             elif worker in self._fleet.colocated:
                 for state in self._fleet.colocated[worker].plan(self._out):
                     self._life.finish(state, "cancelled")
             else:
-                for state in self._fleet.prefill[worker].plan(self._out):
-                    if self._streams and state.decode_worker is None:
-                        self._life.request_memory(state)
+                self._plan_prefill(worker)
+
+    def _plan_decode(self, worker: WorkerId) -> None:
+        engine = self._fleet.decode[worker]
+        admitted, preempted, cancelled = engine.plan(self._out)
+        if self._chooser is not None and engine.local.run is not None:
+            self._chooser.run_begins(worker, engine.local.run, engine.local.run_tokens)
+        for state in preempted:  # each goes before all others, so the one that joined first ends up first
+            self._life.preempted(state)
+        for state in admitted:
+            self._life.admitted(state)
+        for state in cancelled:
+            self._life.finish(state, "cancelled")
+
+    def _plan_prefill(self, worker: WorkerId) -> None:
+        engine = self._fleet.prefill[worker]
+        started = engine.plan(self._out)
+        if self._chooser is not None and started and engine.run is not None:
+            self._chooser.run_begins(worker, engine.run, sum([state.context_tokens for state in started]))
+        for state in started:
+            if self._streams and state.decode_worker is None:
+                self._life.request_memory(state)
+            else:
+                self._life.computes(state, layers=0)

@@ -13,6 +13,7 @@ from simpy.core import EmptySchedule
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import (
     AssignBlocks,
+    ChooseMode,
     Command,
     CutDecode,
     DeadlineReached,
@@ -70,6 +71,7 @@ class Simulation:
             ReleaseBlocks: self._release_blocks,
             AssignBlocks: self._assign_blocks,
             FinishRequest: self._finish_request,
+            ChooseMode: self._choose_mode,
         }
         self._inbox: list[Event] = []
         self._deadline_ns: int | None = None
@@ -166,6 +168,9 @@ class Simulation:
 
     def _assign_blocks(self, _command: AssignBlocks) -> None:
         """The blocks of a simulated worker hold no bytes."""
+
+    def _choose_mode(self, _command: ChooseMode) -> None:
+        """Nothing to carry out: it says how the scheduler goes on."""
 
     def _finish_request(self, _command: FinishRequest) -> None:
         self.finished += 1
