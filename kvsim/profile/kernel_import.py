@@ -118,7 +118,7 @@ def _folded(name: str, raw: "pd.DataFrame") -> "pd.DataFrame":
         table["tokens"] = raw["isl"] + raw["step"]
     table["us"] = raw["latency"].astype("float64") * _US_PER_MS
     conditions = [column for column in COLUMNS[name] if column != "us"]
-    return table.groupby(conditions, sort=True, as_index=False)["us"].median()[list(COLUMNS[name])]
+    return table.groupby(conditions, sort=True)[["us"]].median().reset_index()[list(COLUMNS[name])]
 
 
 def _left_out(files: "Mapping[str, Path]", found: "Mapping[str, Path]") -> str:

@@ -62,9 +62,12 @@ def least_seconds(name: str, table: "pd.DataFrame", gpu: GpuSpec) -> Floats:
     if name == "gemm":
         weights_bytes = column["n"] * column["k"] * element_bytes(table["dtype"])
         memory_s = np.where(weights_bytes > 256e6, weights_bytes / gpu.memory_bytes_per_s, 0.0)
-        return np.maximum(2.0 * column["m"] * column["n"] * column["k"] / rate, memory_s)
+        compute_s = 2.0 * column["m"] * column["n"] * column["k"] / rate
+        least_s: Floats = np.maximum(compute_s, memory_s)
+        return least_s
     pairs = column["batch"] * attended_pairs(name, column["tokens"], column["window"])
-    return 4.0 * column["heads"] * column["head_dim"] * pairs / rate
+    attention_s: Floats = 4.0 * column["heads"] * column["head_dim"] * pairs / rate
+    return attention_s
 
 
 def attended_pairs(name: str, tokens: Floats, window: Floats) -> Floats:
