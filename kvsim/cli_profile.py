@@ -8,20 +8,18 @@ from typing import Annotated
 
 import typer
 
+from kvsim.profile_kinds import IMPORTERS
+
+_KINDS = "; ".join(f"{importer.kind}: {importer.reads}" for importer in IMPORTERS)
+
 profile = typer.Typer(help="Import, fit and show descriptions of real hardware.", no_args_is_help=True)
 
 ProfilePath = Annotated[Path, typer.Argument(help="Profile file.", metavar="FILE", show_default=False)]
 
 
-def _kinds() -> str:
-    from kvsim.profile.importers import IMPORTERS  # noqa: PLC0415
-
-    return "; ".join(f"{importer.kind}: {importer.reads}" for importer in IMPORTERS)
-
-
 @profile.command("import")
 def import_tables(
-    kind: Annotated[str, typer.Argument(help=f"What PATH holds. {_kinds()}.", metavar="KIND", show_default=False)],
+    kind: Annotated[str, typer.Argument(help=f"What PATH holds. {_KINDS}.", metavar="KIND", show_default=False)],
     path: Annotated[Path, typer.Argument(help="File or folder to read.", metavar="PATH", show_default=False)],
     out: Annotated[Path, typer.Option(help="Profile to write; large tables go beside it as Parquet.")],
 ) -> None:

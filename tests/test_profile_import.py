@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from kvsim.cli import app
-from kvsim.profile.importers import IMPORTERS, ProfileImportError, import_profile
+from kvsim.profile.importers import ProfileImportError, import_profile
+from kvsim.profile_kinds import IMPORTERS
 from kvsim.scenario import read_profile
 
 GEMM = pd.DataFrame(

@@ -1,7 +1,6 @@
-"""The kinds of measured tables that ``kvsim profile import`` reads, by name.
+"""Measured tables made a profile: what ``kvsim profile import`` does with any of its kinds.
 
-A kind is one module with a function ``load(path) -> Imported``; it is registered here and imported only when it is
-asked for. What a table means is that module's business.
+What a table means is the business of its kind's module (``kvsim.profile_kinds``).
 """
 
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kvsim.errors import KvsimError
 from kvsim.profile.fields import ProfileFile, TableFile
 from kvsim.profile.write import write_profile
+from kvsim.profile_kinds import IMPORTERS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,24 +32,6 @@ class Imported:
     fields: Mapping[str, Any]
     tables: Mapping[str, "pd.DataFrame"] = field(default_factory=dict)
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Importer:
-    """A kind: what it reads, in words, and the module whose ``load`` reads it."""
-
-    kind: str
-    reads: str
-    module: str
-
-
-IMPORTERS = (
-    Importer(
-        "vllm-kernels",
-        "folder with the GEMM and attention tables (Parquet) of ai-dynamo/aiconfigurator",
-        "kvsim.profile.kernel_import",
-    ),
-)
 
 
 def import_profile(kind: str, path: Path, out: Path) -> list[str]:
