@@ -1,4 +1,4 @@
-"""Measured times of messages and all-reduces in the simulator: interpolation by hand, and transfers that take them."""
+"""Measured times of messages and all-reduces: interpolation by hand, and the shipped ones against public tables."""
 
 from dataclasses import replace
 
@@ -7,14 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from kvsim.core.messages import TransferKind
 from kvsim.presets import load_gpus, load_nics
 from kvsim.presets.fields import AllReduceFields, GpuFields, MessageTimesFields
 from kvsim.sim.collectives import all_reduce_s
 from kvsim.sim.compute import StepModel
 from kvsim.sim.hardware import AllReduceTimes, GpuSpec, ModelShape
 from kvsim.sim.message_times import MessageTimes
-from tests.test_network import NIC, Bench, hardware
 
 CURVE = MessageTimes((1000, 2000, 4000), (50, 100, 100))
 GPU = GpuSpec("gpu", 1e12, 1, 1e12, 1.0, 1.0, 1.0, 1.0, 1e9, 7, 0, 0)
@@ -66,53 +64,6 @@ def test_the_step_model_takes_the_measured_all_reduce() -> None:
     """3 tokens of 4 values of 2 bytes are 24 bytes: the first point, two of them in each of 2 layers."""
     model = ModelShape("tiny", 2, 4, 2, 2, 2, 8, 10, 1, 1, False, 2, 2, 1000)
     assert StepModel(model, MEASURED, 2).breakdown_prefill([(0, 3)], 0, 0).collectives_s == pytest.approx(4 * 50e-9)
-
-
-@pytest.mark.parametrize("kind", ["push", "pull", "message"])
-def test_a_transfer_alone_takes_what_was_measured(kind: TransferKind) -> None:
-    """10,000 bytes in 60 us of which 1 us is latency: 59 us until the last byte has left, at a byte a nanosecond 10."""
-    nic = replace(NIC, message_times=MessageTimes((1000, 10_000), (20_000, 60_000)))
-    bench = Bench(hardware(None, None, nic=nic))
-    bench.start("flow", 0, 1, 10_000, kind=kind)
-    assert bench.run() == {"flow": 59_000}
-
-
-def test_the_slower_end_of_a_transfer_counts() -> None:
-    world = hardware(None, None)
-    slow = replace(NIC, message_times=MessageTimes((1000,), (41_000,)))
-    for end in (0, 1):
-        workers = list(world.workers)
-        workers[end] = replace(workers[end], nic=slow)
-        bench = Bench(replace(world, workers=tuple(workers)))
-        bench.start("flow", 0, 1, 10_000)
-        assert bench.run() == {"flow": 40_000}
-
-
-def test_what_was_measured_cannot_beat_rate_and_operations() -> None:
-    nic = replace(NIC, operation_ns=100, message_times=MessageTimes((1000,), (1000,)))
-    bench = Bench(hardware(None, None, nic=nic))
-    bench.start("bytes", 0, 1, 10_000)
-    bench.start("operations", 1, 0, 10_000, operations=1000)
-    assert bench.run() == {"bytes": 10_000, "operations": 100_000}
-
-
-def test_each_of_several_nics_carries_its_share() -> None:
-    """20,000 bytes over two NICs: each takes 10,000, 60 us with 1 us of latency."""
-    nic = replace(NIC, message_times=MessageTimes((1000, 10_000), (20_000, 60_000)))
-    bench = Bench(hardware(None, None, nic=nic, nics=2))
-    bench.start("flow", 0, 1, 20_000)
-    assert bench.run() == {"flow": 59_000}
-
-
-def test_two_transfers_at_once_share_the_rate_and_keep_their_own_limits() -> None:
-    """Alone 1,000 bytes move in 19 us and 10,000 in 59 us: both together are far below a byte a nanosecond."""
-    nic = replace(NIC, message_times=MessageTimes((1000, 10_000), (20_000, 60_000)))
-    bench = Bench(hardware(None, None, nic=nic))
-    bench.start("small", 0, 1, 1000)
-    bench.start("large", 0, 1, 10_000)
-    ends = bench.run()
-    assert ends["small"] == pytest.approx(19_000, rel=0.02)  # rates are whole bytes per second
-    assert ends["large"] == pytest.approx(59_000, rel=0.001)
 
 
 @pytest.mark.parametrize(
