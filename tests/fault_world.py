@@ -374,7 +374,7 @@ def random_world(mode: TransferMode, seed: int, faults: float = 0.2, requests: i
         policy=policy,
         batch_requests_max=random.choice((2, 8)),
         batch_tokens_max=random.choice((8, 32)),
-        link_bytes_per_s=random.choice((0, 10**12, 10**13)),  # against nanoseconds of prefill
+        link_bytes_per_s=random.choice((0, 10**12, 10**13)) if mode == "adaptive" else 0,  # beside ns of prefill
     )
     wants = [(random.randint(1, 16), random.randint(1, 12), random.choice((3, 8, 100))) for _ in range(requests)]
     return FaultWorld(spec, wants, random, faults)
