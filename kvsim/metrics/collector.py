@@ -21,6 +21,7 @@ from kvsim.core.messages import (
     Event,
     FinishRequest,
     LayersReady,
+    LeasesRenewed,
     PrefillDone,
     ReleaseBlocks,
     RequestArrived,
@@ -28,6 +29,7 @@ from kvsim.core.messages import (
     RunDecode,
     RunPrefill,
     StartTransfer,
+    StopTransfer,
     TransferDone,
     TransferFailed,
     TransferReleased,
@@ -47,8 +49,8 @@ PACK_CALLS = 1 << 13
 """How often full logs are looked for."""
 
 UNNOTED = (
-    *(LayersReady, TransferReleased, RequestCancelled, WorkerJoined, WorkerLeaving, DeadlineReached),
-    *(CutDecode, DismissWorker),
+    *(LayersReady, TransferReleased, LeasesRenewed, RequestCancelled, WorkerJoined, WorkerLeaving, DeadlineReached),
+    *(CutDecode, StopTransfer, DismissWorker),
 )
 """Events and commands of which no metric speaks."""
 
@@ -186,6 +188,8 @@ class Collector:
         if transfer is None:
             return  # reported twice
         command, row = transfer
+        if event.generation != command.generation:
+            return  # it brought somebody else's KV: as if it had failed
         self._transfer_ends.put((row, now_ns))
         self._transfer_residencies.put((row, self._resident[command.target].get(command.request, MISSING)))
 

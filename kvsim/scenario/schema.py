@@ -34,6 +34,7 @@ VARIANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 VariantName = Annotated[str, Field(pattern=VARIANT_PATTERN)]
+Tries = Annotated[int, Field(strict=True, ge=0)]
 Amount = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 
 
@@ -183,6 +184,30 @@ class Scheduling(Fields):
     prefill_wait_max: DurationLimit = Field(
         default=None,
         description="A request whose prefill has not started after this time is rejected; none lets it wait.",
+    )
+    queue_requests_max: Count | None = Field(
+        default=None,
+        description="A request that finds so many waiting for their prefill, on all workers together, is rejected at "
+        "once (shed); none lets every one wait.",
+    )
+    kv_lease: DurationLimit = Field(
+        default=None,
+        description="How long KV on the prefill side is kept after the last sign that a decode worker wants it. Then "
+        "its blocks are freed and it is computed anew. Decode workers give such signs three times in this time; none "
+        "keeps it for ever.",
+    )
+    transfer_retries_max: Tries = Field(
+        default=2, description="How often in a row a transfer that failed is tried again the same way."
+    )
+    transfer_targets_max: Count = Field(
+        default=2,
+        description="Decode workers that are tried, one after the other, before the KV is computed anew by another "
+        "prefill worker. With push it is computed anew at once.",
+    )
+    transfer_recomputes_max: Tries = Field(
+        default=2,
+        description="How often the KV of a request is computed anew because it reached no decode worker; after that "
+        "the request ends as failed.",
     )
     decision: DurationAuto = Field(
         default=None,
