@@ -185,11 +185,9 @@ class Collector:
 
     def _transfer_done(self, now_ns: int, event: TransferDone) -> None:
         transfer = self._transfers_in_flight.pop(event.transfer, None)
-        if transfer is None:
-            return  # reported twice
+        if transfer is None or event.generation != transfer[0].generation:
+            return  # reported twice; or it brought somebody else's KV, as if it had failed
         command, row = transfer
-        if event.generation != command.generation:
-            return  # it brought somebody else's KV: as if it had failed
         self._transfer_ends.put((row, now_ns))
         self._transfer_residencies.put((row, self._resident[command.target].get(command.request, MISSING)))
 
