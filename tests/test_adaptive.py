@@ -21,7 +21,7 @@ GIGABYTE = 10**9
 
 def adaptive(**arguments: int) -> ClusterSpec:
     policy = PolicySpec("adaptive", layers_per_group=1, decode_placement="link_aware")
-    return cluster("adaptive", policy=policy, link_bytes_per_s=GIGABYTE, **arguments)  # type: ignore[arg-type]
+    return cluster("adaptive", policy=policy, link_bytes_per_s=GIGABYTE, **arguments)
 
 
 def choices(records: list[Record]) -> list[ChooseMode]:

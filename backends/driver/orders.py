@@ -22,6 +22,7 @@ from kvsim.core.messages import (
     RunDecode,
     RunPrefill,
     StartTransfer,
+    StopTransfer,
     WorkerId,
 )
 
@@ -52,7 +53,7 @@ class OrderDesk:
                 return ((worker, Order(command)),)
             case StartTransfer():
                 return tuple([(worker, Order(command)) for worker in movers(command)])
-            case FinishRequest() | ChooseMode() | DismissWorker():
+            case FinishRequest() | ChooseMode() | DismissWorker() | StopTransfer():
                 return ()
 
     def forget(self, worker: WorkerId) -> None:

@@ -7,23 +7,26 @@ data, so a run is a list of ``(now_ns, events, commands)`` that can be stored, c
 It must not know what a simulator or a GPU is. Nothing here carries an instant: ``now_ns`` is given beside it.
 """
 
-from typing import Literal, NewType, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
-RequestId = NewType("RequestId", int)
-WorkerId = NewType("WorkerId", int)
-RunId = NewType("RunId", int)
-TransferId = NewType("TransferId", int)
+from kvsim.core.message_base import BlockRuns, Message, RequestId, RunId, TransferId, WorkerId
+from kvsim.core.mode_messages import ChooseMode, ModeReason, ServingMode
 
-BlockRuns: TypeAlias = tuple[tuple[int, int], ...]
-"""Block ids in table order as runs ``(first_block, blocks)``: ``((4, 3), (9, 1))`` is blocks 4, 5, 6, 9."""
+__all__ = [  # what this module gives on; what it defines is public as well
+    "BlockRuns",
+    "ChooseMode",
+    "Message",
+    "ModeReason",
+    "RequestId",
+    "RunId",
+    "ServingMode",
+    "TransferId",
+    "WorkerId",
+]
 
 FEMTOSECONDS_PER_NS = 1_000_000
-
-
-class Message(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """Base of events and commands: immutable, compared by value, named by its class in a record."""
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -97,9 +100,15 @@ class DecodeAdvanced(Message, frozen=True, gc=False):
 
 
 class TransferDone(Message, frozen=True, gc=False):
-    """The target may read the blocks of this transfer (its notification included)."""
+    """The target may read the blocks of this transfer (its notification included).
+
+    ``generation`` is what was found at the source blocks after the last byte had left them: the one that
+    ``StartTransfer`` names if they still belonged to the request. 0: they had several, or none. Anything else than what
+    was named means that the target may hold somebody else's KV: the transfer has failed.
+    """
 
     transfer: TransferId
+    generation: int = 0
 
 
 class TransferReleased(Message, frozen=True, gc=False):
@@ -114,6 +123,14 @@ class TransferFailed(Message, frozen=True, gc=False):
     blocks is undefined. Said instead of ``TransferDone`` and ``TransferReleased``, also between the two."""
 
     transfer: TransferId
+
+
+class LeasesRenewed(Message, frozen=True, gc=False):
+    """This worker is alive and at work on these transfers. KV that they move, or that waits at its source for memory on
+    this worker, is kept for another ``PolicySpec.kv_lease_ns``."""
+
+    worker: WorkerId
+    transfers: tuple[TransferId, ...]
 
 
 class RequestCancelled(Message, frozen=True, gc=False):
@@ -153,6 +170,7 @@ Event: TypeAlias = (
     | TransferDone
     | TransferReleased
     | TransferFailed
+    | LeasesRenewed
     | RequestCancelled
     | WorkerLost
     | WorkerJoined
@@ -166,27 +184,24 @@ Event: TypeAlias = (
 TransferKind: TypeAlias = Literal["push", "pull", "message"]
 """Who moves the bytes: the source by one-sided WRITE, the target by one-sided READ, or both by send and receive."""
 
-ServingMode: TypeAlias = Literal["push", "pull", "streamed", "message", "local"]
-"""How one request is served: how its KV moves, or ``local``, on one worker without a transfer."""
-
-ModeReason: TypeAlias = Literal["local_sooner", "no_prefill_worker", "memory_free", "just_in_time", "memory_scarce"]
-"""``local_sooner``: the decode worker computes the prompt sooner itself, the delay of those that decode there included.
-``no_prefill_worker``: there is none (any more). ``memory_free``: decode memory is plenty, so holding it during the
-prefill costs nobody. ``just_in_time``: memory is scarce, and what is left of the prefill just hides the transfer.
-``memory_scarce``: memory was scarce, and the prefill was over before a transfer could be hidden in it."""
-
-FinishReason: TypeAlias = Literal["stop", "length", "too_long", "timeout", "cancelled"]
-"""``stop``: the model ended it. ``length``: its token limit was reached. ``cancelled``: its client gave it up. Rejected
-without output: ``too_long``: it cannot fit any block pool. ``timeout``: it waited longer than the limit for its prefill
-to start."""
+FinishReason: TypeAlias = Literal["stop", "length", "too_long", "timeout", "cancelled", "shed", "failed"]
+"""``stop``: the model ended it. ``length``: its token limit was reached. ``cancelled``: its client gave it up.
+``failed``: its KV reached no decode worker, whatever was tried. Rejected without output: ``too_long``: it cannot fit
+any block pool. ``timeout``: it waited longer than the limit for its prefill to start. ``shed``: too many waited already
+when it arrived."""
 
 
 class AssignBlocks(Message, frozen=True, gc=False):
-    """From now on these blocks of this worker belong to the request, behind those that it has there already."""
+    """From now on these blocks of this worker belong to the request, behind those that it has there already.
+
+    ``generation`` marks them: the same for all that a request is given on a worker between two releases, and never used
+    again. A block that is free, or that a run grew into, has none.
+    """
 
     worker: WorkerId
     request: RequestId
     blocks: BlockRuns
+    generation: int = 0
 
 
 class ReleaseBlocks(Message, frozen=True, gc=False):
@@ -240,7 +255,9 @@ class StartTransfer(Message, frozen=True, gc=False):
     ``source_blocks`` and ``target_blocks`` hold the same number of blocks and pair up in order. ``size_bytes`` and
     ``operations`` (one-sided operations after coalescing, over all pairs of tensor-parallel ranks; packed messages for
     kind ``message``) follow from ``kvsim.core.descriptors``.
-    ``last`` marks the last transfer of the request: COMPLETE goes with it.
+    ``last`` marks the last transfer of the request: COMPLETE goes with it. ``generation`` is that of the source blocks:
+    see ``TransferDone``. ``path`` is 0 for the usual way; the others, below ``WorkerSpec.paths`` of both, are tried
+    when it fails.
     """
 
     transfer: TransferId
@@ -255,24 +272,16 @@ class StartTransfer(Message, frozen=True, gc=False):
     size_bytes: int
     operations: int
     last: bool
+    generation: int = 0
+    path: int = 0
 
 
-class ChooseMode(Message, frozen=True, gc=False):
-    """From now on the request is served like this (policy ``adaptive``), and why: nothing to carry out.
+class StopTransfer(Message, frozen=True, gc=False):
+    """Touch the blocks of this transfer no more, soon. Its end is reported all the same: as failed, or as done and
+    released if it was too late, unless one of its workers is lost. Its source blocks may be released before that, and
+    its target blocks are not. May be said again while no end is known; ignored if the transfer has ended."""
 
-    The scheduler's estimates of that instant: ``queue_ns`` is the wait for a prefill worker (what is left of the run,
-    if that has begun), ``prefill_ns`` the prefill on the worker chosen, ``transfer_ns`` the hand-over beside what is on
-    the links already, and ``memory_share`` the millionths of the decode worker's memory that are spoken for, this
-    request and the growth of contexts included.
-    """
-
-    request: RequestId
-    mode: ServingMode
-    why: ModeReason
-    queue_ns: int
-    prefill_ns: int
-    transfer_ns: int
-    memory_share: int
+    transfer: TransferId
 
 
 class FinishRequest(Message, frozen=True, gc=False):
@@ -296,6 +305,7 @@ Command: TypeAlias = (
     | CutDecode
     | StartTransfer
     | ChooseMode
+    | StopTransfer
     | FinishRequest
     | DismissWorker
 )

@@ -19,6 +19,7 @@ from kvsim.core.messages import (
     DeadlineReached,
     Event,
     FinishRequest,
+    LeasesRenewed,
     ReleaseBlocks,
     Request,
     RequestArrived,
@@ -26,6 +27,7 @@ from kvsim.core.messages import (
     RunDecode,
     RunPrefill,
     StartTransfer,
+    StopTransfer,
     TransferDone,
     TransferId,
     TransferReleased,
@@ -72,7 +74,11 @@ class Simulation:
             AssignBlocks: self._assign_blocks,
             FinishRequest: self._finish_request,
             ChooseMode: self._choose_mode,
+            StopTransfer: self._stop_transfer,
         }
+        self._moving: dict[TransferId, StartTransfer] = {}
+        self._renewal_ns = cluster.policy.kv_lease_renewal_ns
+        self._decode_workers = [worker.id for worker in cluster.workers if worker.role == "decode"]
         self._inbox: list[Event] = []
         self._deadline_ns: int | None = None
         self._over = False
@@ -93,6 +99,8 @@ class Simulation:
         if not self._arrivals_ns:
             return
         self._await_arrival()
+        if self._renewal_ns is not None:
+            call_after(self._env, self._renewal_ns, self._renew_leases)
         collects = gc.isenabled()
         gc.disable()  # a run leaves no reference cycles behind, but it would be walked through again and again
         try:
@@ -161,7 +169,11 @@ class Simulation:
         self._workers[command.worker].run_prefill(command)
 
     def _start_transfer(self, command: StartTransfer) -> None:
+        self._moving[command.transfer] = command
         self._transfers.start(command, self._transfer_done, self._transfer_released)
+
+    def _stop_transfer(self, _command: StopTransfer) -> None:
+        """A simulated transfer comes to its end by itself, which is soon."""
 
     def _release_blocks(self, command: ReleaseBlocks) -> None:
         self._workers[command.worker].release(command.request)
@@ -176,10 +188,21 @@ class Simulation:
         self.finished += 1
 
     def _transfer_done(self, transfer: TransferId) -> None:
-        self._report(TransferDone(transfer))
+        """Simulated blocks do not change hands unnoticed: they are found to be what was ordered."""
+        self._report(TransferDone(transfer, self._moving.pop(transfer).generation))
 
     def _transfer_released(self, transfer: TransferId) -> None:
         self._report(TransferReleased(transfer))
+
+    def _renew_leases(self) -> None:
+        """Every decode worker shows that it is alive, as often as leases ask for; not if nothing else happens at all,
+        which is a deadlock."""
+        if self.scheduler.requests_live:
+            for worker in self._decode_workers:
+                carried = [command.transfer for command in self._moving.values() if command.target == worker]
+                self._report(LeasesRenewed(worker, tuple(carried)))
+        if self._renewal_ns is not None and self._env.peek() < float("inf"):
+            call_after(self._env, self._renewal_ns, self._renew_leases)
 
     def _await_deadline(self) -> None:
         """Arm a timer for the scheduler's deadline; one that it has dropped meanwhile only asks once too often."""
