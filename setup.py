@@ -12,7 +12,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-INTERPRETED = ("__init__", "messages", "cluster")
+INTERPRETED = ("__init__", "message_base", "messages", "worker_messages", "cluster")
 """Their msgspec structs are compiled code already."""
 
 HOT_MODULES = (

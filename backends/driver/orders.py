@@ -15,12 +15,15 @@ from kvsim.core.messages import (
     Command,
     CutDecode,
     DismissWorker,
+    DrainWorker,
     FinishRequest,
+    KeepRole,
     ReleaseBlocks,
     RequestId,
     RunDecode,
     RunPrefill,
     StartTransfer,
+    SwitchRole,
     WorkerId,
 )
 
@@ -51,7 +54,7 @@ class OrderDesk:
                 return ((worker, Order(command)),)
             case StartTransfer():
                 return tuple([(worker, Order(command)) for worker in movers(command)])
-            case FinishRequest() | DismissWorker():
+            case FinishRequest() | DismissWorker() | DrainWorker() | KeepRole() | SwitchRole():
                 return ()
 
     def forget(self, worker: WorkerId) -> None:

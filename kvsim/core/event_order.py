@@ -13,6 +13,7 @@ from kvsim.core.messages import (
     PrefillDone,
     RequestArrived,
     RequestCancelled,
+    RoleSwitched,
     TransferDone,
     TransferFailed,
     TransferReleased,
@@ -31,9 +32,10 @@ EVENT_ORDER: Final[dict[type, int]] = {
     WorkerLost: 6,  # behind what it reported before: that counts, and tokens may have gone to clients already
     WorkerLeaving: 7,
     WorkerJoined: 8,
-    RequestArrived: 9,
-    RequestCancelled: 10,
-    DeadlineReached: 11,
+    RoleSwitched: 9,
+    RequestArrived: 10,
+    RequestCancelled: 11,
+    DeadlineReached: 12,
 }
 
 
@@ -49,4 +51,6 @@ def event_key(event: Event) -> tuple[int, int, int]:
         return EVENT_ORDER[RequestCancelled], event.request, 0
     if isinstance(event, WorkerLost | WorkerJoined | WorkerLeaving):
         return EVENT_ORDER[type(event)], event.worker, 0
+    if isinstance(event, RoleSwitched):
+        return EVENT_ORDER[RoleSwitched], event.worker, event.switch
     return EVENT_ORDER[type(event)], 0, 0

@@ -3,7 +3,7 @@
 It must not decide: it collects.
 """
 
-from kvsim.core.messages import Command, FinishRequest, RunId, StartTransfer, TransferId, WorkerId
+from kvsim.core.messages import Command, FinishRequest, RunId, StartTransfer, SwitchId, TransferId, WorkerId
 
 
 class Outbox:
@@ -14,6 +14,7 @@ class Outbox:
         self.put = self._commands.append
         self._runs = 0
         self._transfers = 0
+        self._switches = 0
 
     def next_run(self) -> RunId:
         """A new run id."""
@@ -24,6 +25,11 @@ class Outbox:
         """A new transfer id."""
         self._transfers += 1
         return TransferId(self._transfers - 1)
+
+    def next_switch(self) -> SwitchId:
+        """A new id of a change of role."""
+        self._switches += 1
+        return SwitchId(self._switches - 1)
 
     def drop(self, worker: WorkerId) -> None:
         """Take back what this call has ordered a worker to do that turns out to be gone."""

@@ -55,6 +55,7 @@ class RequestState:
     stay at their values of ``joined_step`` and the worker's step count says the rest.
     ``layers_*`` count layers of the current hand-over: ready at the source, handed to transfers, arrived at the target.
     ``awaits_source``: preempted before its old prefill blocks were let go; it queues again when they are.
+    ``first_token_ns`` is when its first token was reported.
     ``restarts`` counts how often it was set back because a worker was lost, ``transfer_failures`` the failures in a row
     towards its decode worker.
     """
@@ -79,6 +80,7 @@ class RequestState:
     cancelled: bool = False
     restarts: int = 0
     transfer_failures: int = 0
+    first_token_ns: int = 0
 
     def goes_first(self) -> bool:
         """Whether it waits ahead of new requests: it has been served before and was set back."""

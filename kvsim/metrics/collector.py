@@ -18,16 +18,20 @@ from kvsim.core.messages import (
     DeadlineReached,
     DecodeAdvanced,
     DismissWorker,
+    DrainWorker,
     Event,
     FinishRequest,
+    KeepRole,
     LayersReady,
     PrefillDone,
     ReleaseBlocks,
     RequestArrived,
     RequestCancelled,
+    RoleSwitched,
     RunDecode,
     RunPrefill,
     StartTransfer,
+    SwitchRole,
     TransferDone,
     TransferFailed,
     TransferReleased,
@@ -48,7 +52,7 @@ PACK_CALLS = 1 << 13
 
 UNNOTED = (
     *(LayersReady, TransferReleased, RequestCancelled, WorkerJoined, WorkerLeaving, DeadlineReached),
-    *(CutDecode, DismissWorker),
+    *(CutDecode, DismissWorker, DrainWorker, KeepRole, SwitchRole, RoleSwitched),
 )
 """Events and commands of which no metric speaks."""
 
