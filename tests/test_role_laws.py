@@ -41,8 +41,9 @@ CONTROLLER = ControllerRoles(
 def examples(draw: st.DrawFn) -> tuple[ClusterSpec, Workload, Hardware]:
     """Prompts first and outputs later, so that both roles run short in turn."""
     mode = draw(st.sampled_from(DISAGGREGATED))
+    policies: list[ThresholdRoles | ControllerRoles] = [EAGER, CONTROLLER]
     roles = RoleSpec(
-        draw(st.sampled_from([EAGER, CONTROLLER])),
+        draw(st.sampled_from(policies)),
         interval_ns=draw(st.sampled_from([MS // 5, MS])),
         dwell_ns=draw(st.sampled_from([0, 2 * MS])),
         drain_max_ns=draw(st.sampled_from([None, 0, 3 * MS])),
