@@ -17,7 +17,7 @@ import simpy
 
 from kvsim.core.messages import TransferKind
 from kvsim.sim.fairshare import Bundle, fair_byte_rates
-from kvsim.sim.hardware import Hardware, UplinkSpec
+from kvsim.sim.hardware import Hardware, UplinkSpec, WorkerHardware
 from kvsim.sim.timer import call_after
 
 _NANO = 10**9
@@ -41,10 +41,10 @@ class _Path:
     ``byte_resources`` take a byte per byte; ``operation_uses`` are (resource, what an operation takes of it).
     ``bytes_per_s`` and ``operations_per_s`` bound a flow that is alone. Flows slow each other down only if their paths
     have one of ``meets`` in common: who shares message rates also shares transmit or receive, who shares READs in
-    flight also shares posting.
+    flight also shares posting. ``measured``: the workers at its ends whose NICs have measured times of messages.
     """
 
-    __slots__ = ("byte_resources", "bytes_per_s", "flows", "meets", "operation_uses", "operations_per_s")
+    __slots__ = ("byte_resources", "bytes_per_s", "flows", "measured", "meets", "operation_uses", "operations_per_s")
 
     def __init__(
         self,
@@ -52,13 +52,29 @@ class _Path:
         operation_uses: tuple[tuple[int, float], ...],
         posting: int,
         capacities: list[float],
+        measured: tuple[WorkerHardware, ...],
     ) -> None:
         self.byte_resources = byte_resources
         self.operation_uses = operation_uses
         self.meets = (*byte_resources, posting)
         self.bytes_per_s = min(capacities[resource] for resource in byte_resources)
         self.operations_per_s = min(capacities[resource] / use for resource, use in operation_uses)
+        self.measured = measured
         self.flows: dict[int, _Flow] = {}
+
+    def alone_bytes_per_s(self, size_bytes: int) -> float:
+        """At which rate the bytes of a transfer of this size move while nothing else does.
+
+        Latency is not part of it (``Network.latency_ns``), so what was measured is taken without it. With several NICs
+        each carries its share.
+        """
+        bytes_per_s = self.bytes_per_s
+        for worker in self.measured:
+            times = worker.nic.message_times
+            assert times is not None, worker.nic.name
+            moving_ns = times.of(size_bytes / worker.nics) - worker.nic.latency_ns
+            bytes_per_s = min(bytes_per_s, size_bytes * _NANO / max(1.0, moving_ns))
+        return bytes_per_s
 
 
 class _Flow:
@@ -66,6 +82,7 @@ class _Flow:
 
     __slots__ = (
         "bytes_per_operation",
+        "bytes_per_s_max",
         "ends_at_ns",
         "finished",
         "id",
@@ -81,6 +98,7 @@ class _Flow:
         self.id = number
         self.path = path
         self.bytes_per_operation = bytes_per_operation
+        self.bytes_per_s_max = path.alone_bytes_per_s(size_bytes) if path.measured else path.bytes_per_s
         self.remaining = size_bytes * _NANO
         self.rate_bytes_per_s = 0
         self.updated_at_ns = 0
@@ -152,7 +170,7 @@ class Network:
         for resource in path.meets:
             self._flows_at[resource] += 1
         if alone:
-            rate_bytes_per_s = min(path.bytes_per_s, path.operations_per_s * flow.bytes_per_operation)
+            rate_bytes_per_s = min(flow.bytes_per_s_max, path.operations_per_s * flow.bytes_per_operation)
             flow.set_rate(int(self._env.now), rate_bytes_per_s)
             self._plan()
         else:
@@ -167,16 +185,16 @@ class Network:
     def _share(self) -> None:
         """Give new rates to all flows that can feel what has started or ended at this instant.
 
-        Flows of one path with equally large operations are alike and treated as one bundle.
+        Flows of one path with equally large operations and the same limit are alike and treated as one bundle.
         """
-        alike: dict[tuple[_Path, float], list[_Flow]] = {}
+        alike: dict[tuple[_Path, float, float], list[_Flow]] = {}
         for path in self._busy_paths(self._touched):
             for flow in path.flows.values():
-                alike.setdefault((path, flow.bytes_per_operation), []).append(flow)
+                alike.setdefault((path, flow.bytes_per_operation, flow.bytes_per_s_max), []).append(flow)
         self._touched = []
         bundles = [
-            Bundle(len(flows), path.bytes_per_s, path.byte_resources, size_bytes, path.operation_uses)
-            for (path, size_bytes), flows in alike.items()
+            Bundle(len(flows), bytes_per_s, path.byte_resources, size_bytes, path.operation_uses)
+            for (path, size_bytes, bytes_per_s), flows in alike.items()
         ]
         now_ns = int(self._env.now)
         for flows, bytes_per_s in zip(alike.values(), fair_byte_rates(bundles, self._capacities), strict=True):
@@ -253,7 +271,9 @@ class Network:
         round_trip_ns = 2 * self.latency_ns(source, target)
         if kind == "pull" and round_trip_ns > 0:
             operation_uses += ((_index(initiator, _Resource.READS), round_trip_ns / _NANO),)
-        path = _Path(byte_resources, operation_uses, posting, self._capacities)
+        ends = (self._workers[source], self._workers[target])
+        measured = tuple(dict.fromkeys(end for end in ends if end.nic.message_times is not None))
+        path = _Path(byte_resources, operation_uses, posting, self._capacities, measured)
         self._paths[source, target, kind] = path
         for resource in path.meets:
             self._paths_at[resource].append(path)
