@@ -255,7 +255,7 @@ class FaultWorld:
         moving.done = True
         if moving.released:
             del self._moving[command.transfer]
-        return TransferDone(command.transfer)
+        return TransferDone(command.transfer, command.generation)
 
     def _read(self, moving: Moving) -> None:
         """The bytes leave the source."""
@@ -386,7 +386,8 @@ class FaultWorld:
                 self._draining.remove(worker)
                 assert not self._held[worker], f"worker {worker} switches with {self._held[worker]}"
                 assert all(run.command.worker != worker for run in self._runs.values())
-                assert all(worker not in (m.command.source, m.command.target) for m in self._moving.values())
+                moving = [m.command for m in self._moving.values() if not m.done]
+                assert all(worker not in (order.source, order.target) for order in moving)
                 self._roles[worker] = role
                 self._switching[worker] = command
                 self.switched += 1

@@ -23,6 +23,7 @@ from kvsim.core.messages import (
     RunDecode,
     RunPrefill,
     StartTransfer,
+    StopTransfer,
     SwitchRole,
     WorkerId,
 )
@@ -54,7 +55,7 @@ class OrderDesk:
                 return ((worker, Order(command)),)
             case StartTransfer():
                 return tuple([(worker, Order(command)) for worker in movers(command)])
-            case FinishRequest() | DismissWorker() | DrainWorker() | KeepRole() | SwitchRole():
+            case FinishRequest() | DismissWorker() | StopTransfer() | DrainWorker() | KeepRole() | SwitchRole():
                 return ()
 
     def forget(self, worker: WorkerId) -> None:
