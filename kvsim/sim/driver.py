@@ -50,7 +50,7 @@ Observer = Callable[[int, Sequence[Event], Sequence[Command]], None]
 OUTPUT_TOKENS_UNLIMITED = 1 << 40
 
 CALLS_IN_VAIN_MAX = 100_000
-"""So many deadlines and renewals in a row at which nothing else happened and nothing was ordered: the requests wait for nothing."""
+"""So many deadlines and renewals in a row with nothing else and without an order: requests wait for nothing."""
 
 
 class Simulation:
