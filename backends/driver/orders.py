@@ -16,13 +16,16 @@ from kvsim.core.messages import (
     Command,
     CutDecode,
     DismissWorker,
+    DrainWorker,
     FinishRequest,
+    KeepRole,
     ReleaseBlocks,
     RequestId,
     RunDecode,
     RunPrefill,
     StartTransfer,
     StopTransfer,
+    SwitchRole,
     WorkerId,
 )
 
@@ -53,7 +56,9 @@ class OrderDesk:
                 return ((worker, Order(command)),)
             case StartTransfer():
                 return tuple([(worker, Order(command)) for worker in movers(command)])
-            case FinishRequest() | ChooseMode() | DismissWorker() | StopTransfer():
+            case FinishRequest() | DismissWorker() | StopTransfer() | DrainWorker() | KeepRole() | SwitchRole():
+                return ()
+            case ChooseMode():  # it says how the scheduler goes on
                 return ()
 
     def forget(self, worker: WorkerId) -> None:

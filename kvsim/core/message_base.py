@@ -11,6 +11,7 @@ RequestId = NewType("RequestId", int)
 WorkerId = NewType("WorkerId", int)
 RunId = NewType("RunId", int)
 TransferId = NewType("TransferId", int)
+SwitchId = NewType("SwitchId", int)
 
 BlockRuns: TypeAlias = tuple[tuple[int, int], ...]
 """Block ids in table order as runs ``(first_block, blocks)``: ``((4, 3), (9, 1))`` is blocks 4, 5, 6, 9."""

@@ -11,19 +11,40 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from kvsim.core.message_base import BlockRuns, Message, RequestId, RunId, TransferId, WorkerId
+from kvsim.core.message_base import BlockRuns, Message, RequestId, RunId, SwitchId, TransferId, WorkerId
 from kvsim.core.mode_messages import ChooseMode, ModeReason, ServingMode
+from kvsim.core.worker_messages import (
+    DedicatedRole,
+    DismissWorker,
+    DrainWorker,
+    KeepRole,
+    RoleSwitched,
+    SwitchRole,
+    WorkerJoined,
+    WorkerLeaving,
+    WorkerLost,
+)
 
 __all__ = [  # what this module gives on; what it defines is public as well
     "BlockRuns",
     "ChooseMode",
+    "DedicatedRole",
+    "DismissWorker",
+    "DrainWorker",
+    "KeepRole",
     "Message",
     "ModeReason",
     "RequestId",
+    "RoleSwitched",
     "RunId",
     "ServingMode",
+    "SwitchId",
+    "SwitchRole",
     "TransferId",
     "WorkerId",
+    "WorkerJoined",
+    "WorkerLeaving",
+    "WorkerLost",
 ]
 
 FEMTOSECONDS_PER_NS = 1_000_000
@@ -139,25 +160,6 @@ class RequestCancelled(Message, frozen=True, gc=False):
     request: RequestId
 
 
-class WorkerLost(Message, frozen=True, gc=False):
-    """Nothing of this worker exists any more: no KV, no run, no transfer. Reported after every other worker has let go
-    of its transfers with it; whatever is reported of those later is ignored."""
-
-    worker: WorkerId
-
-
-class WorkerJoined(Message, frozen=True, gc=False):
-    """This worker of the ``ClusterSpec`` is there, for the first time or again, with an empty pool."""
-
-    worker: WorkerId
-
-
-class WorkerLeaving(Message, frozen=True, gc=False):
-    """This worker is to leave: it gets nothing new and finishes what it has; then ``DismissWorker`` lets it go."""
-
-    worker: WorkerId
-
-
 class DeadlineReached(Message, frozen=True, gc=False):
     """The instant that ``Scheduler.deadline_ns`` named has come. A spurious one is harmless."""
 
@@ -175,6 +177,7 @@ Event: TypeAlias = (
     | WorkerLost
     | WorkerJoined
     | WorkerLeaving
+    | RoleSwitched
     | DeadlineReached
 )
 
@@ -291,12 +294,6 @@ class FinishRequest(Message, frozen=True, gc=False):
     why: FinishReason
 
 
-class DismissWorker(Message, frozen=True, gc=False):
-    """This worker was to leave and has nothing left: it may end. It counts as absent until ``WorkerJoined``."""
-
-    worker: WorkerId
-
-
 Command: TypeAlias = (
     AssignBlocks
     | ReleaseBlocks
@@ -308,6 +305,9 @@ Command: TypeAlias = (
     | StopTransfer
     | FinishRequest
     | DismissWorker
+    | DrainWorker
+    | KeepRole
+    | SwitchRole
 )
 
 

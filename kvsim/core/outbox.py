@@ -10,6 +10,7 @@ from kvsim.core.messages import (
     RunId,
     StartTransfer,
     StopTransfer,
+    SwitchId,
     TransferId,
     WorkerId,
 )
@@ -23,6 +24,7 @@ class Outbox:
         self.put = self._commands.append
         self._runs = 0
         self._transfers = 0
+        self._switches = 0
         self._generations = 0
 
     def next_run(self) -> RunId:
@@ -34,6 +36,11 @@ class Outbox:
         """A new transfer id."""
         self._transfers += 1
         return TransferId(self._transfers - 1)
+
+    def next_switch(self) -> SwitchId:
+        """A new id of a change of role."""
+        self._switches += 1
+        return SwitchId(self._switches - 1)
 
     def next_generation(self) -> int:
         """A new generation of blocks, from 1: whoever names an older one means blocks that have changed hands."""
