@@ -24,6 +24,7 @@ HOT_MODULES = (
             "decoding",
             "driver",
             "fairshare",
+            "flow",
             "gpu",
             "network",
             "steps",

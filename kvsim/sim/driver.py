@@ -6,6 +6,7 @@ driver must not decide anything; what it knows beyond the core (durations, true 
 
 import gc
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import simpy
 from simpy.core import EmptySchedule
@@ -16,6 +17,7 @@ from kvsim.core.messages import (
     Command,
     CutDecode,
     DeadlineReached,
+    DismissWorker,
     Event,
     FinishRequest,
     ReleaseBlocks,
@@ -30,12 +32,15 @@ from kvsim.core.messages import (
     TransferReleased,
 )
 from kvsim.core.scheduler import Scheduler
+from kvsim.sim.faults.injector import FaultInjector, needs_record
+from kvsim.sim.faults.outage import Outage
+from kvsim.sim.faults.plan import Fault, FaultPlan
 from kvsim.sim.hardware import Hardware
 from kvsim.sim.network import Network
 from kvsim.sim.timer import call_after
 from kvsim.sim.transfers import TransferEngine
 from kvsim.sim.truth import Truth
-from kvsim.sim.workers import shared_devices, simulated_workers
+from kvsim.sim.workers import Worker, shared_devices, simulated_workers
 from kvsim.workload import Workload
 
 Observer = Callable[[int, Sequence[Event], Sequence[Command]], None]
@@ -44,24 +49,50 @@ Observer = Callable[[int, Sequence[Event], Sequence[Command]], None]
 OUTPUT_TOKENS_UNLIMITED = 1 << 40
 
 
+class Transfers(Protocol):
+    """What the driver asks of whatever carries out transfers."""
+
+    def start(
+        self, command: StartTransfer, done: Callable[[TransferId], None], released: Callable[[TransferId], None]
+    ) -> None:
+        """Begin this transfer, and call both once or more, unless it is reported failed."""
+
+
 class Simulation:
-    """One run of one cluster on one workload. ``observers`` see each call of the scheduler as it happens."""
+    """One run of one cluster on one workload. ``observers`` see each call of the scheduler as it happens.
+
+    ``plan`` says what goes wrong; without one nothing does. ``unfinished`` counts requests that were still waiting when
+    nothing could happen any more, as no worker was left to serve them.
+    """
 
     def __init__(
-        self, cluster: ClusterSpec, hardware: Hardware, workload: Workload, observers: Sequence[Observer] = ()
+        self,
+        cluster: ClusterSpec,
+        hardware: Hardware,
+        workload: Workload,
+        observers: Sequence[Observer] = (),
+        plan: FaultPlan | None = None,
     ) -> None:
         self.scheduler = Scheduler(cluster)
         self.events_total = 0
         self.finished = 0
+        self.unfinished = 0
         self._env = simpy.Environment()
         self._workload = workload
         self._observers = tuple(observers)
         self._decision_ns = hardware.decision_ns
         truth = Truth(workload.prompt_tokens, workload.output_tokens)
         devices = shared_devices(self._env, hardware)
-        self._transfers = TransferEngine(self._env, Network(self._env, hardware), hardware, devices)
-        self._fleet = simulated_workers(self._env, cluster, hardware, truth, self._report, devices)
-        self._workers = self._fleet.workers
+        network = Network(self._env, hardware)
+        engine = TransferEngine(self._env, network, hardware, devices, abortable=bool(plan))
+        self._faults = (
+            FaultInjector(self._env, plan, cluster, hardware, network, engine, self._report) if plan else None
+        )
+        paced = self._faults.paced if self._faults is not None else None
+        self._fleet = simulated_workers(self._env, cluster, hardware, truth, self._report, devices, paced)
+        self._transfers: Transfers = engine
+        self._workers: Sequence[Worker] = self._fleet.workers
+        self._outage: Outage | None = None
         self._on: dict[type, Callable[..., None]] = {
             RunDecode: self._run_decode,
             CutDecode: self._cut_decode,
@@ -76,11 +107,26 @@ class Simulation:
         self._over = False
         self._arrivals_ns: list[int] = workload.arrival_ns.tolist()
         self._arrived = 0
+        if plan and self._faults is not None:
+            self._expect_faults(self._faults, plan, cluster)
+
+    def _expect_faults(self, faults: FaultInjector, plan: FaultPlan, cluster: ClusterSpec) -> None:
+        self._transfers = faults.transfers
+        self._workers = faults.mortal(self._fleet)
+        self._on[DismissWorker] = faults.dismissed
+        if needs_record(plan):
+            self._outage = faults.outage = Outage(self._env, cluster, self._tell, self._put_in_charge)
+            self._observers = (*self._observers, self._outage.observe)
 
     @property
     def now_ns(self) -> int:
         """The simulated instant."""
         return int(self._env.now)
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """What has gone wrong, in order."""
+        return () if self._faults is None else tuple(self._faults.struck)
 
     def notes(self) -> list[str]:
         """What the user must be told of how durations came about."""
@@ -91,6 +137,8 @@ class Simulation:
         if not self._arrivals_ns:
             return
         self._await_arrival()
+        if self._faults is not None:
+            self._faults.begin()
         collects = gc.isenabled()
         gc.disable()  # a run leaves no reference cycles behind, but it would be walked through again and again
         try:
@@ -109,6 +157,9 @@ class Simulation:
                     self._dispatch()
         except EmptySchedule as error:
             waiting = self._arrived - self.finished
+            if self._faults is not None and self._faults.stranded():
+                self.unfinished = waiting
+                return
             raise AssertionError(f"deadlock at {self.now_ns} ns: {waiting} requests wait for nothing") from error
 
     def _await_arrival(self) -> None:
@@ -131,6 +182,12 @@ class Simulation:
     def _dispatch(self) -> None:
         """The one place where the scheduler is called."""
         events, self._inbox = self._inbox, []
+        if self._outage is not None and self._outage.away:
+            self._outage.keep(events)
+        else:
+            self._tell(events)
+
+    def _tell(self, events: Sequence[Event]) -> None:
         now_ns = self.now_ns
         commands = self.scheduler.handle(now_ns, events)
         self.events_total += len(events)
@@ -141,6 +198,9 @@ class Simulation:
         else:
             self._carry_out(commands)
         self._await_deadline()
+
+    def _put_in_charge(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
 
     def _carry_out(self, commands: Sequence[Command]) -> None:
         on = self._on
@@ -167,8 +227,10 @@ class Simulation:
     def _assign_blocks(self, _command: AssignBlocks) -> None:
         """The blocks of a simulated worker hold no bytes."""
 
-    def _finish_request(self, _command: FinishRequest) -> None:
+    def _finish_request(self, command: FinishRequest) -> None:
         self.finished += 1
+        if self._faults is not None:
+            self._faults.finished(command)
 
     def _transfer_done(self, transfer: TransferId) -> None:
         self._report(TransferDone(transfer))
