@@ -4,6 +4,7 @@ fills, nothing is leaked, chance is not involved, and a run of many steps is as 
 from collections import Counter
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -97,7 +98,7 @@ def _random_plan(random: Random, workers: int, late: int | None, *, restarts: bo
             fault = msgspec.structs.replace(fault, restart_ns=random.choice((None, 1, 5 * MS, 5 * MS)))
         if kind not in ("worker_crash", "worker_drained", "nic_lost") or random.random() < 0.5:
             fault = msgspec.structs.replace(fault, until_ns=at_ns + random.randint(1, 8 * MS))
-        factors = {
+        factors: dict[str, dict[str, Any]] = {
             "worker_slow": {"factor": 2.5},
             "link_degraded": {"share": 0.1},
             "link_latency": {"extra_ns": 90_000},

@@ -130,17 +130,17 @@ class Collector:
             self._note_chunks(command, row)
         self._prefills_in_flight.clear()
         logs = Logs(
-            arrivals=self._arrivals.table(),
-            prefill_runs=with_column(self._prefill_runs.table(), 2, self._prefill_ends),
-            chunks=self._chunks.table(),
-            spans=with_column(self._spans.table(), 3, self._span_lasts),
-            segments=self._segments.table(),
-            residencies=with_column(self._residencies.table(), 2, self._releases),
-            assigns=self._assigns.table(),
+            arrivals=self._arrivals.take(),
+            prefill_runs=with_column(self._prefill_runs.take(), 2, self._prefill_ends),
+            chunks=self._chunks.take(),
+            spans=with_column(self._spans.take(), 3, self._span_lasts),
+            segments=self._segments.take(),
+            residencies=with_column(self._residencies.take(), 2, self._releases),
+            assigns=self._assigns.take(),
             transfers=with_column(
-                with_column(self._transfers.table(), 4, self._transfer_ends), 9, self._transfer_residencies
+                with_column(self._transfers.take(), 4, self._transfer_ends), 9, self._transfer_residencies
             ),
-            finishes=self._finishes.table(),
+            finishes=self._finishes.take(),
             end_ns=self._end_ns,
         )
         return derive_columns(self._cluster, logs)

@@ -141,11 +141,21 @@ class Changes:
 @dataclass(frozen=True, slots=True)
 class MemoryColumns:
     """Blocks over time. ``reserved`` counts blocks. ``filled`` and ``held`` count blocks x layers, as a transfer may
-    fill a part of the layers; ``held`` is what prefill workers keep after the prefill until it is released."""
+    fill a part of the layers; ``held`` is what prefill workers keep after the prefill until it is released.
+
+    ``grown`` are the blocks that decode steps took: they are reserved and filled at once, so they belong to both and
+    are kept once. A release is in ``reserved`` and ``filled`` with all that it frees.
+    """
 
     reserved: Changes
     filled: Changes
     held: Changes
+    grown: Changes
+
+    @property
+    def reserved_parts(self) -> tuple[Changes, Changes]:
+        """All changes of the blocks that are reserved."""
+        return self.reserved, self.grown
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,7 @@ def _gpu_busy(columns: RunColumns, workers: dict[Role, Flags]) -> Summary:
 
 
 def _unfilled_block_s(columns: RunColumns, of_role: Flags) -> float:
+    """Blocks that decode steps took are filled as soon as they are reserved, so they are left out on both sides."""
     layers = columns.cluster.kv.layers
     reserved = _integral(columns.memory.reserved, of_role, columns.end_ns) * layers
     return (reserved - _integral(columns.memory.filled, of_role, columns.end_ns)) / (layers * NS_PER_S)

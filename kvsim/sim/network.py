@@ -99,7 +99,7 @@ class Network:
         for resource in path.meets:
             self._flows_at[resource] += 1
         if alone:
-            rate_bytes_per_s = min(path.bytes_per_s, path.operations_per_s * flow.bytes_per_operation)
+            rate_bytes_per_s = min(flow.bytes_per_s_max, path.operations_per_s * flow.bytes_per_operation)
             flow.set_rate(int(self._env.now), rate_bytes_per_s)
             self._plan()
         else:
@@ -135,6 +135,8 @@ class Network:
         """Capacities or latencies have changed: what does a flow reach now?"""
         for (source, target, kind), path in self._paths.items():
             path.limit(self._operation_uses(source, target, kind), self._capacities)
+            for flow in path.flows.values():
+                flow.limit()
             if path.flows:
                 self._share_later(path.meets)
 
@@ -147,16 +149,16 @@ class Network:
     def _share(self) -> None:
         """Give new rates to all flows that can feel what has started or ended at this instant.
 
-        Flows of one path with equally large operations are alike and treated as one bundle.
+        Flows of one path with equally large operations and the same limit are alike and treated as one bundle.
         """
-        alike: dict[tuple[Path, float], list[Flow]] = {}
+        alike: dict[tuple[Path, float, float], list[Flow]] = {}
         for path in self._busy_paths(self._touched):
             for flow in path.flows.values():
-                alike.setdefault((path, flow.bytes_per_operation), []).append(flow)
+                alike.setdefault((path, flow.bytes_per_operation, flow.bytes_per_s_max), []).append(flow)
         self._touched = []
         bundles = [
-            Bundle(len(flows), path.bytes_per_s, path.byte_resources, size_bytes, path.operation_uses)
-            for (path, size_bytes), flows in alike.items()
+            Bundle(len(flows), bytes_per_s, path.byte_resources, size_bytes, path.operation_uses)
+            for (path, size_bytes, bytes_per_s), flows in alike.items()
         ]
         now_ns = int(self._env.now)
         for flows, bytes_per_s in zip(alike.values(), fair_byte_rates(bundles, self._capacities), strict=True):
@@ -225,7 +227,10 @@ class Network:
         uplinks = [resource for _, resource in self._uplinks_between(source, target)]
         byte_resources = (_index(source, _Resource.TRANSMIT), _index(target, _Resource.RECEIVE), *uplinks)
         posting = _index(target if kind == "pull" else source, _Resource.POSTING)
-        path = Path(byte_resources, self._operation_uses(source, target, kind), posting, self._capacities)
+        ends = (self._workers[source], self._workers[target])
+        measured = tuple(dict.fromkeys(end for end in ends if end.nic.message_times is not None))
+        operation_uses = self._operation_uses(source, target, kind)
+        path = Path(byte_resources, operation_uses, posting, self._capacities, measured)
         self._paths[source, target, kind] = path
         for resource in path.meets:
             self._paths_at[resource].append(path)
