@@ -231,7 +231,7 @@ class FaultWorld:
         moving.done = True
         if moving.released:
             del self._moving[command.transfer]
-        return TransferDone(command.transfer)
+        return TransferDone(command.transfer, command.generation)
 
     def _read(self, moving: Moving) -> None:
         """The bytes leave the source."""

@@ -19,6 +19,7 @@ from kvsim.core.messages import (
     Event,
     FinishRequest,
     LayersReady,
+    LeasesRenewed,
     PrefillDone,
     ReleaseBlocks,
     Request,
@@ -29,6 +30,7 @@ from kvsim.core.messages import (
     RunId,
     RunPrefill,
     StartTransfer,
+    StopTransfer,
     TransferDone,
     TransferFailed,
     TransferId,
@@ -41,6 +43,13 @@ from kvsim.core.messages import (
 from kvsim.core.scheduler import Scheduler
 
 UNLIMITED = 1 << 30
+LIMITS = {
+    "lease": "kv_lease_ns",
+    "queue_max": "queue_requests_max",
+    "retries_max": "transfer_retries_max",
+    "targets_max": "transfer_targets_max",
+    "recomputes_max": "transfer_recomputes_max",
+}
 LETTERS = {"p": "prefill", "d": "decode", "c": "colocated"}
 
 
@@ -49,6 +58,7 @@ def tell_story(text: str) -> str:
     lines: list[str] = []
     scheduler: Scheduler | None = None
     names: dict[str, WorkerId] = {}
+    generations: dict[TransferId, int] = {}
     for line in text.splitlines():
         if line.startswith("    "):
             continue
@@ -60,7 +70,9 @@ def tell_story(text: str) -> str:
         elif line.startswith("at "):
             assert scheduler is not None, "a story begins with a cluster"
             now, events = re.fullmatch(r"at (\d+): (.*)", line).groups()  # type: ignore[union-attr]
-            commands = scheduler.handle(int(now), [read_event(event.split(), names) for event in events.split(";")])
+            reported = [read_event(event.split(), names, generations) for event in events.split(";")]
+            commands = scheduler.handle(int(now), reported)
+            generations.update({c.transfer: c.generation for c in commands if isinstance(c, StartTransfer)})
             lines += [f"    {show(command, list(names))}" for command in commands] or ["    nothing"]
             scheduler.check()
         else:
@@ -81,12 +93,14 @@ def read_cluster(line: str) -> ClusterSpec:
     layers = int(values.get("layers", 4))
     kv = KvSpec(layers=layers, kv_heads=1, head_dim=1, dtype_bytes=1, block_tokens=int(values.get("block_tokens", 4)))
     wait = values.get("wait_max")
+    limits = {LIMITS[word]: int(value) for word, value in values.items() if word in LIMITS}
     policy = PolicySpec(
         transfer_mode=mode,  # type: ignore[arg-type]
         layers_per_group=int(values.get("group", 2)),
         steps_max=int(values.get("steps_max", 16)),
         prefill_placement=values.get("placement", "least_loaded"),  # type: ignore[arg-type]
         prefill_wait_max_ns=int(wait) if wait else None,
+        **limits,  # type: ignore[arg-type]
     )
     return ClusterSpec(kv, tuple(workers), policy)
 
@@ -101,6 +115,7 @@ def worker(number: int, name: str, role: str, blocks: int, values: dict[str, str
         batch_requests_max=int(values.get("requests_max", 8)),
         batch_tokens_max=int(values.get("tokens_max", 64)),
         watermark_blocks=int(values.get("watermark", 0)),
+        paths=int(values.get("paths", 1)),
     )
 
 
@@ -109,9 +124,10 @@ def role_of(role: str) -> Role:
     return role  # type: ignore[return-value]
 
 
-def read_event(words: list[str], names: dict[str, WorkerId]) -> Event:
+def read_event(words: list[str], names: dict[str, WorkerId], generations: dict[TransferId, int]) -> Event:
     """``arrive r0 prompt=9 max=4``, ``layers p0 run0 2``, ``prefilled p0 run0 [last r0,r1]``, ``decoded d0 run1 3
-    [last r0]``, ``arrived t0``, ``released t0``, ``deadline``, or what ``read_mishap`` reads."""
+    [last r0]``, ``arrived t0 [stale]``, ``released t0``, ``deadline``, ``alive d0 t0,t1``, or what ``read_mishap``
+    reads."""
     match words:
         case ["arrive", request, prompt, *rest]:
             limit = number(rest[0]) if rest else UNLIMITED
@@ -123,7 +139,13 @@ def read_event(words: list[str], names: dict[str, WorkerId]) -> Event:
         case ["decoded", name, run, steps, *rest]:
             return DecodeAdvanced(names[name], RunId(number(run)), int(steps), 1_000_000, 0, True, last_of(rest))
         case ["arrived", transfer]:
-            return TransferDone(TransferId(number(transfer)))
+            found = TransferId(number(transfer))
+            return TransferDone(found, generations.get(found, 0))
+        case ["arrived", transfer, "stale"]:
+            return TransferDone(TransferId(number(transfer)), 0)
+        case ["alive", name, *transfers]:
+            carried = transfers[0].split(",") if transfers else []
+            return LeasesRenewed(names[name], tuple(TransferId(number(transfer)) for transfer in carried))
         case ["released", transfer]:
             return TransferReleased(TransferId(number(transfer)))
         case ["deadline"]:
@@ -179,7 +201,11 @@ def show(command: Command, names: list[str]) -> str:
             target = f"{names[command.target]} {runs(command.target_blocks)}"
             last = ", the last" if command.last else ""
             size = f"{command.size_bytes} B in {command.operations}{last}"
-            return f"{command.kind} t{command.transfer} of r{command.request}: {source} -> {target}, {layers}, {size}"
+            path = f", path {command.path}" if command.path else ""
+            ends = f"{source} -> {target}, {layers}, {size}{path}"
+            return f"{command.kind} t{command.transfer} of r{command.request}: {ends}"
+        case StopTransfer(transfer):
+            return f"stop t{transfer}"
         case FinishRequest(request, why):
             return f"r{request} ends: {why}"
 

@@ -65,7 +65,12 @@ def random_world(mode: TransferMode, seed: int, *, restarts: bool = False) -> Wo
     """Ten faults within the load, and further ones by chance in half of the worlds."""
     random = Random(seed)
     prefill, decode = random.randint(1, 3), random.randint(1, 3)
-    policy = PolicySpec(mode, layers_per_group=random.randint(1, 3), transfer_retries_max=random.randint(0, 2))
+    policy = PolicySpec(
+        mode,
+        layers_per_group=random.randint(1, 3),
+        transfer_retries_max=random.randint(0, 2),
+        kv_lease_ns=random.choice((None, 4 * MS)),
+    )
     spec = cluster(
         mode,
         prefill=prefill,

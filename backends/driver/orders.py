@@ -21,6 +21,7 @@ from kvsim.core.messages import (
     RunDecode,
     RunPrefill,
     StartTransfer,
+    StopTransfer,
     WorkerId,
 )
 
@@ -51,7 +52,7 @@ class OrderDesk:
                 return ((worker, Order(command)),)
             case StartTransfer():
                 return tuple([(worker, Order(command)) for worker in movers(command)])
-            case FinishRequest() | DismissWorker():
+            case FinishRequest() | DismissWorker() | StopTransfer():
                 return ()
 
     def forget(self, worker: WorkerId) -> None:

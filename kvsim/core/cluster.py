@@ -40,7 +40,8 @@ class WorkerSpec(msgspec.Struct, frozen=True):
 
     ``batch_requests_max`` bounds the requests of one step, ``batch_tokens_max`` the tokens of a step with prompts in
     it. ``watermark_blocks`` stay free when a new request is admitted, so that running ones can grow. A worker that is
-    not ``present`` from the start comes with ``WorkerJoined``.
+    not ``present`` from the start comes with ``WorkerJoined``. ``paths`` are the ways (NICs, transports) of which its
+    driver can use one instead of another.
     """
 
     id: WorkerId
@@ -52,6 +53,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     batch_tokens_max: int
     watermark_blocks: int = 0
     present: bool = True
+    paths: int = 1
 
 
 class PolicySpec(msgspec.Struct, frozen=True):
@@ -59,8 +61,13 @@ class PolicySpec(msgspec.Struct, frozen=True):
 
     ``layers_per_group`` is N of push and streamed pull. ``steps_max`` bounds a decode run (1 = ask after every step;
     results are the same for any value). ``prefill_wait_max_ns`` rejects a request that waited longer for its prefill to
-    start; None lets it wait. A transfer that fails is tried anew up to ``transfer_retries_max`` times in a row, then
-    with another decode worker.
+    start; None lets it wait. ``queue_requests_max`` rejects a request that finds so many waiting for their prefill.
+
+    KV that waits on the prefill side, or that is being moved from there, is kept for ``kv_lease_ns`` after the last
+    sign of interest (``LeasesRenewed``); None keeps it for ever. A transfer that fails is tried anew up to
+    ``transfer_retries_max`` times in a row, then as often on every other path, then with other decode workers from the
+    kept KV, up to ``transfer_targets_max`` decode workers; then the KV is computed anew, elsewhere if possible, up to
+    ``transfer_recomputes_max`` times; then the request ends as failed.
     """
 
     transfer_mode: TransferMode
@@ -71,6 +78,15 @@ class PolicySpec(msgspec.Struct, frozen=True):
     steps_max: int = 1024
     prefill_wait_max_ns: int | None = None
     transfer_retries_max: int = 2
+    transfer_targets_max: int = 2
+    transfer_recomputes_max: int = 2
+    kv_lease_ns: int | None = None
+    queue_requests_max: int | None = None
+
+    @property
+    def kv_lease_renewal_ns(self) -> int | None:
+        """How often drivers are to report ``LeasesRenewed``: two may be lost without harm."""
+        return None if self.kv_lease_ns is None else max(1, self.kv_lease_ns // 3)
 
 
 class ClusterSpec(msgspec.Struct, frozen=True):

@@ -63,6 +63,10 @@ class DecodeEngine:
         """A request that decodes here is to end at the next boundary."""
         self._to_end.append(state)
 
+    def waiting(self) -> tuple[RequestState, ...]:
+        """Those that wait for memory here, in order."""
+        return tuple(self._wants_memory)
+
     def take_waiting(self) -> list[RequestState]:
         """Remove and return those that wait for memory: they are to be served elsewhere."""
         waiting = list(self._wants_memory)
@@ -164,8 +168,10 @@ class DecodeEngine:
         growth = self.batch.growth_next()
         while (head := self._head()) is not None and self._fits(head, self.pool.blocks_free - growth):
             self._wants_memory.popleft()
-            blocks = self.pool.assign(head.request.id, blocks_for(head.context_tokens, self._block_tokens))
+            needed = blocks_for(head.context_tokens, self._block_tokens)
+            generation = out.next_generation()
+            blocks = self.pool.assign(head.request.id, needed, generation)
             head.reserved = True
-            out.put(AssignBlocks(self.spec.id, head.request.id, blocks))
+            out.put(AssignBlocks(self.spec.id, head.request.id, blocks, generation))
             admitted.append(head)
         return admitted

@@ -10,6 +10,7 @@ from kvsim.core.messages import (
     DecodeAdvanced,
     Event,
     LayersReady,
+    LeasesRenewed,
     PrefillDone,
     RequestArrived,
     RequestCancelled,
@@ -28,12 +29,13 @@ EVENT_ORDER: Final[dict[type, int]] = {
     TransferFailed: 3,
     LayersReady: 4,
     PrefillDone: 5,
-    WorkerLost: 6,  # behind what it reported before: that counts, and tokens may have gone to clients already
-    WorkerLeaving: 7,
-    WorkerJoined: 8,
-    RequestArrived: 9,
-    RequestCancelled: 10,
-    DeadlineReached: 11,
+    LeasesRenewed: 6,
+    WorkerLost: 7,  # behind what it reported before: that counts, and tokens may have gone to clients already
+    WorkerLeaving: 8,
+    WorkerJoined: 9,
+    RequestArrived: 10,
+    RequestCancelled: 11,
+    DeadlineReached: 12,
 }
 
 
@@ -47,6 +49,6 @@ def event_key(event: Event) -> tuple[int, int, int]:
         return EVENT_ORDER[RequestArrived], event.request.id, 0
     if isinstance(event, RequestCancelled):
         return EVENT_ORDER[RequestCancelled], event.request, 0
-    if isinstance(event, WorkerLost | WorkerJoined | WorkerLeaving):
+    if isinstance(event, WorkerLost | WorkerJoined | WorkerLeaving | LeasesRenewed):
         return EVENT_ORDER[type(event)], event.worker, 0
     return EVENT_ORDER[type(event)], 0, 0

@@ -118,8 +118,20 @@ class Fleet:
         """Output tokens that a request may generate before its context outgrows the pool of this worker."""
         return self._capacity_tokens[worker] - context_tokens
 
-    def place_prefill(self, context_tokens: int) -> WorkerId | None:
-        """A worker to compute the prompt: by outstanding prompt tokens, or in turn. None if there is none."""
+    def paths(self, source: WorkerId, target: WorkerId) -> int:
+        """Ways between two workers of which one may be used instead of another."""
+        workers = self._cluster.workers
+        return min(workers[source].paths, workers[target].paths)
+
+    def requests_waiting(self, *, decode: bool) -> int:
+        """Requests that wait for a prefill and, if asked, those that wait for decode memory."""
+        waiting = sum([engine.requests_waiting for engine in self.prefill.values()])
+        waiting += sum([engine.requests_waiting for engine in self.colocated.values()])
+        return waiting + (sum([len(engine.waiting()) for engine in self.decode.values()]) if decode else 0)
+
+    def place_prefill(self, context_tokens: int, avoid: WorkerId | None = None) -> WorkerId | None:
+        """A worker to compute the prompt: by outstanding prompt tokens, or in turn; ``avoid`` only if there is no
+        other. None if there is none at all."""
         candidates = [
             (engine.tokens_outstanding, worker)
             for worker, engine in (self.colocated or self.prefill).items()
@@ -127,6 +139,8 @@ class Fleet:
         ]
         if not candidates:
             return None
+        if avoid is not None and len(candidates) > 1:
+            candidates = [candidate for candidate in candidates if candidate[1] != avoid]
         self._prefill_turn += 1
         return choose_worker(self._policy.prefill_placement, candidates, self._prefill_turn - 1)
 

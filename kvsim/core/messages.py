@@ -97,9 +97,15 @@ class DecodeAdvanced(Message, frozen=True, gc=False):
 
 
 class TransferDone(Message, frozen=True, gc=False):
-    """The target may read the blocks of this transfer (its notification included)."""
+    """The target may read the blocks of this transfer (its notification included).
+
+    ``generation`` is what was found at the source blocks after the last byte had left them: the one that
+    ``StartTransfer`` names if they still belonged to the request. 0: they had several, or none. Anything else than what
+    was named means that the target may hold somebody else's KV: the transfer has failed.
+    """
 
     transfer: TransferId
+    generation: int = 0
 
 
 class TransferReleased(Message, frozen=True, gc=False):
@@ -114,6 +120,14 @@ class TransferFailed(Message, frozen=True, gc=False):
     blocks is undefined. Said instead of ``TransferDone`` and ``TransferReleased``, also between the two."""
 
     transfer: TransferId
+
+
+class LeasesRenewed(Message, frozen=True, gc=False):
+    """This worker is alive and at work on these transfers. KV that they move, or that waits at its source for memory on
+    this worker, is kept for another ``PolicySpec.kv_lease_ns``."""
+
+    worker: WorkerId
+    transfers: tuple[TransferId, ...]
 
 
 class RequestCancelled(Message, frozen=True, gc=False):
@@ -153,6 +167,7 @@ Event: TypeAlias = (
     | TransferDone
     | TransferReleased
     | TransferFailed
+    | LeasesRenewed
     | RequestCancelled
     | WorkerLost
     | WorkerJoined
@@ -166,18 +181,24 @@ Event: TypeAlias = (
 TransferKind: TypeAlias = Literal["push", "pull", "message"]
 """Who moves the bytes: the source by one-sided WRITE, the target by one-sided READ, or both by send and receive."""
 
-FinishReason: TypeAlias = Literal["stop", "length", "too_long", "timeout", "cancelled"]
-"""``stop``: the model ended it. ``length``: its token limit was reached. ``cancelled``: its client gave it up. Rejected
-without output: ``too_long``: it cannot fit any block pool. ``timeout``: it waited longer than the limit for its prefill
-to start."""
+FinishReason: TypeAlias = Literal["stop", "length", "too_long", "timeout", "cancelled", "shed", "failed"]
+"""``stop``: the model ended it. ``length``: its token limit was reached. ``cancelled``: its client gave it up.
+``failed``: its KV reached no decode worker, whatever was tried. Rejected without output: ``too_long``: it cannot fit
+any block pool. ``timeout``: it waited longer than the limit for its prefill to start. ``shed``: too many waited already
+when it arrived."""
 
 
 class AssignBlocks(Message, frozen=True, gc=False):
-    """From now on these blocks of this worker belong to the request, behind those that it has there already."""
+    """From now on these blocks of this worker belong to the request, behind those that it has there already.
+
+    ``generation`` marks them: the same for all that a request is given on a worker between two releases, and never used
+    again. A block that is free, or that a run grew into, has none.
+    """
 
     worker: WorkerId
     request: RequestId
     blocks: BlockRuns
+    generation: int = 0
 
 
 class ReleaseBlocks(Message, frozen=True, gc=False):
@@ -231,7 +252,9 @@ class StartTransfer(Message, frozen=True, gc=False):
     ``source_blocks`` and ``target_blocks`` hold the same number of blocks and pair up in order. ``size_bytes`` and
     ``operations`` (one-sided operations after coalescing, over all pairs of tensor-parallel ranks; packed messages for
     kind ``message``) follow from ``kvsim.core.descriptors``.
-    ``last`` marks the last transfer of the request: COMPLETE goes with it.
+    ``last`` marks the last transfer of the request: COMPLETE goes with it. ``generation`` is that of the source blocks:
+    see ``TransferDone``. ``path`` is 0 for the usual way; the others, below ``WorkerSpec.paths`` of both, are tried
+    when it fails.
     """
 
     transfer: TransferId
@@ -246,6 +269,16 @@ class StartTransfer(Message, frozen=True, gc=False):
     size_bytes: int
     operations: int
     last: bool
+    generation: int = 0
+    path: int = 0
+
+
+class StopTransfer(Message, frozen=True, gc=False):
+    """Touch the blocks of this transfer no more, soon. Its end is reported all the same: as failed, or as done and
+    released if it was too late, unless one of its workers is lost. Its source blocks may be released before that, and
+    its target blocks are not. May be said again while no end is known; ignored if the transfer has ended."""
+
+    transfer: TransferId
 
 
 class FinishRequest(Message, frozen=True, gc=False):
@@ -262,7 +295,15 @@ class DismissWorker(Message, frozen=True, gc=False):
 
 
 Command: TypeAlias = (
-    AssignBlocks | ReleaseBlocks | RunPrefill | RunDecode | CutDecode | StartTransfer | FinishRequest | DismissWorker
+    AssignBlocks
+    | ReleaseBlocks
+    | RunPrefill
+    | RunDecode
+    | CutDecode
+    | StartTransfer
+    | StopTransfer
+    | FinishRequest
+    | DismissWorker
 )
 
 

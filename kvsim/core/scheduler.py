@@ -6,12 +6,13 @@ worker) say what a worker does next. Read ``messages`` first, then this file fro
 It reads no clock, draws no random number and does no I/O. The same events give the same commands, byte for byte.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.event_order import event_key
 from kvsim.core.fleet import Fleet
 from kvsim.core.handover import HandOver
+from kvsim.core.ladder import Ladder
 from kvsim.core.messages import (
     Command,
     DeadlineReached,
@@ -19,7 +20,9 @@ from kvsim.core.messages import (
     Event,
     FinishReason,
     LayersReady,
+    LeasesRenewed,
     PrefillDone,
+    Record,
     RequestArrived,
     RequestCancelled,
     TransferDone,
@@ -52,6 +55,7 @@ class Scheduler:
         self._fleet = Fleet(cluster)
         self._handover = HandOver(cluster)
         self._life = RequestLife(cluster, self._fleet, self._handover, self._out)
+        self._ladder = Ladder(cluster.policy, self._fleet, self._handover, self._life, self._out)
         self._recovery = Recovery(self._fleet, self._handover, self._life, self._out)
         self._on: dict[type, Callable[..., None]] = {
             RequestArrived: self._on_request_arrived,
@@ -62,11 +66,22 @@ class Scheduler:
             TransferDone: self._on_transfer_done,
             TransferReleased: self._on_transfer_released,
             TransferFailed: self._on_transfer_failed,
+            LeasesRenewed: self._on_leases_renewed,
             WorkerJoined: self._on_worker_joined,
             WorkerLeaving: self._on_worker_leaving,
             WorkerLost: self._on_worker_lost,
             DeadlineReached: self._on_deadline_reached,
         }
+
+    @classmethod
+    def restore(cls, cluster: ClusterSpec, records: Iterable[Record]) -> "Scheduler":
+        """The scheduler that was called as ``records`` say, in the state in which the last of them left it. What has
+        happened since then is to be told to it as to the one in whose place it comes."""
+        scheduler = cls(cluster)
+        for record in records:
+            commands = tuple(scheduler.handle(record.now_ns, record.events))
+            assert commands == record.commands, f"at {record.now_ns} ns: {commands}, recorded {record.commands}"
+        return scheduler
 
     # --- the contract -------------------------------------------------------------------------------------------------
 
@@ -74,6 +89,7 @@ class Scheduler:
         """Take in everything that happened at ``now_ns``; return what is to be done."""
         assert now_ns >= self._now_ns, f"time runs backwards: {now_ns} after {self._now_ns}"
         self._now_ns = now_ns
+        self._life.leases.begin(now_ns)
         if len(events) == 1:
             self._on[type(events[0])](events[0])
         else:
@@ -85,14 +101,19 @@ class Scheduler:
                 self._on[type(event)](event)
         for state in self._life.waits.expire(now_ns):
             self._life.give_up(state, "timeout")
+        for request in self._life.leases.expire():
+            self._ladder.lease_over(request)
         self._settle()
         self._recovery.dismiss_idle()
         return self._out.take()
 
     @property
     def deadline_ns(self) -> int | None:
-        """When the request that has waited longest gives up; None if nothing is due."""
-        return self._life.waits.deadline_ns
+        """When the request that has waited longest gives up, or the next lease is over; None if nothing is due."""
+        wait_ns, lease_ns = self._life.waits.deadline_ns, self._life.leases.deadline_ns
+        if wait_ns is None or lease_ns is None:
+            return lease_ns if wait_ns is None else wait_ns
+        return min(wait_ns, lease_ns)
 
     @property
     def requests_live(self) -> int:
@@ -121,7 +142,7 @@ class Scheduler:
 
     def _on_layers_ready(self, event: LayersReady) -> None:
         for state in self._fleet.prefill[event.worker].running(event.run):
-            state.layers_ready = event.layers
+            state.layers_ready = max(state.layers_ready, event.layers)
             if not state.cancelled:
                 self._life.start_transfer(state)
 
@@ -172,13 +193,19 @@ class Scheduler:
     # --- transfers ----------------------------------------------------------------------------------------------------
 
     def _on_transfer_done(self, event: TransferDone) -> None:
-        state = self._handover.arrived(event.transfer)
+        state, fresh = self._handover.arrived(event.transfer, event.generation)
         if state is None:
             return
-        state.transfer_failures = 0
+        if fresh:
+            state.transfer_failures = 0
         if state.phase is Phase.FINISHED:
             self._life.forget_if_quiet(state)
+        elif not fresh or not (state.layers_arrived == self._layers or self._life.has_source(state)):
+            self._ladder.transfer_failed(state)
         elif state.layers_arrived == self._layers:
+            state.climb_down()
+            if not self._life.has_source(state):
+                self._life.leases.drop(state.request.id)
             state.enter(Phase.WAITING_DECODE)
             self._fleet.decode[state.decode_side()].make_ready(state)
             self._fleet.touch(state.decode_side())
@@ -195,9 +222,16 @@ class Scheduler:
         if state is None:
             return
         if to_move_again and state.phase is not Phase.FINISHED:
-            self._life.transfer_failed(state)
+            self._ladder.transfer_failed(state)
         else:
             self._life.source_released(state)
+
+    def _on_leases_renewed(self, event: LeasesRenewed) -> None:
+        carried = [self._handover.carried_by(transfer) for transfer in event.transfers]
+        decode = self._fleet.decode.get(event.worker)
+        waiting = () if decode is None else decode.waiting()
+        for state in (*[state for state in carried if state is not None], *waiting):
+            self._life.leases.renew(state.request.id)
 
     # --- workers come and go ------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from kvsim.core.messages import (
     Event,
     FinishRequest,
     LayersReady,
+    LeasesRenewed,
     PrefillDone,
     ReleaseBlocks,
     RequestArrived,
@@ -28,6 +29,7 @@ from kvsim.core.messages import (
     RunDecode,
     RunPrefill,
     StartTransfer,
+    StopTransfer,
     TransferDone,
     TransferFailed,
     TransferReleased,
@@ -47,8 +49,8 @@ PACK_CALLS = 1 << 13
 """How often full logs are looked for."""
 
 UNNOTED = (
-    *(LayersReady, TransferReleased, RequestCancelled, WorkerJoined, WorkerLeaving, DeadlineReached),
-    *(CutDecode, DismissWorker),
+    *(LayersReady, TransferReleased, LeasesRenewed, RequestCancelled, WorkerJoined, WorkerLeaving, DeadlineReached),
+    *(CutDecode, StopTransfer, DismissWorker),
 )
 """Events and commands of which no metric speaks."""
 
@@ -183,8 +185,8 @@ class Collector:
 
     def _transfer_done(self, now_ns: int, event: TransferDone) -> None:
         transfer = self._transfers_in_flight.pop(event.transfer, None)
-        if transfer is None:
-            return  # reported twice
+        if transfer is None or event.generation != transfer[0].generation:
+            return  # reported twice; or it brought somebody else's KV, as if it had failed
         command, row = transfer
         self._transfer_ends.put((row, now_ns))
         self._transfer_residencies.put((row, self._resident[command.target].get(command.request, MISSING)))

@@ -6,7 +6,6 @@ driver must not decide anything; what it knows beyond the core (durations, true 
 
 import gc
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import simpy
 from simpy.core import EmptySchedule
@@ -20,6 +19,7 @@ from kvsim.core.messages import (
     DismissWorker,
     Event,
     FinishRequest,
+    LeasesRenewed,
     ReleaseBlocks,
     Request,
     RequestArrived,
@@ -27,6 +27,7 @@ from kvsim.core.messages import (
     RunDecode,
     RunPrefill,
     StartTransfer,
+    StopTransfer,
     TransferDone,
     TransferId,
     TransferReleased,
@@ -47,15 +48,6 @@ Observer = Callable[[int, Sequence[Event], Sequence[Command]], None]
 """Is shown every call of ``handle``: ``(now_ns, events, commands)``."""
 
 OUTPUT_TOKENS_UNLIMITED = 1 << 40
-
-
-class Transfers(Protocol):
-    """What the driver asks of whatever carries out transfers."""
-
-    def start(
-        self, command: StartTransfer, done: Callable[[TransferId], None], released: Callable[[TransferId], None]
-    ) -> None:
-        """Begin this transfer, and call both once or more, unless it is reported failed."""
 
 
 class Simulation:
@@ -90,7 +82,7 @@ class Simulation:
         )
         paced = self._faults.paced if self._faults is not None else None
         self._fleet = simulated_workers(self._env, cluster, hardware, truth, self._report, devices, paced)
-        self._transfers: Transfers = engine
+        self._transfers = engine
         self._workers: Sequence[Worker] = self._fleet.workers
         self._outage: Outage | None = None
         self._on: dict[type, Callable[..., None]] = {
@@ -101,7 +93,11 @@ class Simulation:
             ReleaseBlocks: self._release_blocks,
             AssignBlocks: self._assign_blocks,
             FinishRequest: self._finish_request,
+            StopTransfer: self._stop_transfer,
         }
+        self._moving: dict[TransferId, StartTransfer] = {}
+        self._renewal_ns = cluster.policy.kv_lease_renewal_ns
+        self._decode_workers = [worker.id for worker in cluster.workers if worker.role == "decode"]
         self._inbox: list[Event] = []
         self._deadline_ns: int | None = None
         self._over = False
@@ -111,9 +107,14 @@ class Simulation:
             self._expect_faults(self._faults, plan, cluster)
 
     def _expect_faults(self, faults: FaultInjector, plan: FaultPlan, cluster: ClusterSpec) -> None:
-        self._transfers = faults.transfers
         self._workers = faults.mortal(self._fleet)
-        self._on[DismissWorker] = faults.dismissed
+        self._on |= {
+            AssignBlocks: faults.transfers.assigned,
+            ReleaseBlocks: faults.released,
+            StartTransfer: faults.transfers.start,
+            StopTransfer: faults.transfers.stop,
+            DismissWorker: faults.dismissed,
+        }
         if needs_record(plan):
             self._outage = faults.outage = Outage(self._env, cluster, self._tell, self._put_in_charge)
             self._observers = (*self._observers, self._outage.observe)
@@ -139,6 +140,8 @@ class Simulation:
         self._await_arrival()
         if self._faults is not None:
             self._faults.begin()
+        if self._renewal_ns is not None:
+            call_after(self._env, self._renewal_ns, self._renew_leases)
         collects = gc.isenabled()
         gc.disable()  # a run leaves no reference cycles behind, but it would be walked through again and again
         try:
@@ -219,7 +222,11 @@ class Simulation:
         self._workers[command.worker].run_prefill(command)
 
     def _start_transfer(self, command: StartTransfer) -> None:
+        self._moving[command.transfer] = command
         self._transfers.start(command, self._transfer_done, self._transfer_released)
+
+    def _stop_transfer(self, _command: StopTransfer) -> None:
+        """A simulated transfer comes to its end by itself, which is soon."""
 
     def _release_blocks(self, command: ReleaseBlocks) -> None:
         self._workers[command.worker].release(command.request)
@@ -233,10 +240,23 @@ class Simulation:
             self._faults.finished(command)
 
     def _transfer_done(self, transfer: TransferId) -> None:
-        self._report(TransferDone(transfer))
+        """Simulated blocks do not change hands unnoticed: they are found to be what was ordered."""
+        self._report(TransferDone(transfer, self._moving.pop(transfer).generation))
 
     def _transfer_released(self, transfer: TransferId) -> None:
         self._report(TransferReleased(transfer))
+
+    def _renew_leases(self) -> None:
+        """Every decode worker shows that it is alive, as often as leases ask for; not if nothing else happens at all,
+        which is a deadlock."""
+        if self.scheduler.requests_live and self._faults is not None:
+            self._faults.renew_leases(self._decode_workers)
+        elif self.scheduler.requests_live:
+            for worker in self._decode_workers:
+                carried = [command.transfer for command in self._moving.values() if command.target == worker]
+                self._report(LeasesRenewed(worker, tuple(carried)))
+        if self._renewal_ns is not None and self._env.peek() < float("inf"):
+            call_after(self._env, self._renewal_ns, self._renew_leases)
 
     def _await_deadline(self) -> None:
         """Arm a timer for the scheduler's deadline; one that it has dropped meanwhile only asks once too often."""

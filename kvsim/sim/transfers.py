@@ -106,14 +106,14 @@ class TransferEngine:
     def _pull(
         self, command: StartTransfer, done: Callable[[TransferId], None], released: Callable[[TransferId], None]
     ) -> None:
-        request_ns = self._latency_ns(command)
+        request_ns = self.latency_ns(command)
         call_after(self._env, request_ns, lambda: self._flow(command, lambda: self._arrive(command, done, released)))
 
     def _message_exchange(
         self, command: StartTransfer, done: Callable[[TransferId], None], released: Callable[[TransferId], None]
     ) -> None:
         """Rendezvous, gather, send, scatter: one after the other, as a packed buffer forces it."""
-        latency_ns = self._latency_ns(command)
+        latency_ns = self.latency_ns(command)
         rendezvous_ns = self._message.handshakes * 2 * latency_ns + self._message.handshake_ns
         gather_ns = self.pack_ns(command.source, command.size_bytes)
         scatter_ns = self.pack_ns(command.target, command.size_bytes)
@@ -150,7 +150,7 @@ class TransferEngine:
         self, command: StartTransfer, done: Callable[[TransferId], None], released: Callable[[TransferId], None]
     ) -> None:
         """One-sided kinds, when the last byte has left: it travels to the target, and word of it travels back."""
-        latency_ns = self._latency_ns(command)
+        latency_ns = self.latency_ns(command)
         done_ns = latency_ns + self._workers[command.target].report_ns
         released_ns = 2 * latency_ns + self._workers[command.source].report_ns
         call_after(self._env, done_ns, lambda: done(command.transfer))
@@ -181,5 +181,6 @@ class TransferEngine:
             return max(source_ns, target_ns)
         return target_ns if command.kind == "pull" else source_ns
 
-    def _latency_ns(self, command: StartTransfer) -> int:
+    def latency_ns(self, command: StartTransfer) -> int:
+        """From one end to the other, at this instant."""
         return self._network.latency_ns(command.source, command.target)

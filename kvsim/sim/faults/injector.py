@@ -6,7 +6,7 @@ or going is reported at an instant, as ``kvsim.core.messages`` asks. It must not
 decides.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -17,6 +17,8 @@ from kvsim.core.messages import (
     DismissWorker,
     Event,
     FinishRequest,
+    LeasesRenewed,
+    ReleaseBlocks,
     RequestCancelled,
     RequestId,
     WorkerId,
@@ -124,6 +126,17 @@ class FaultInjector:
     def finished(self, command: FinishRequest) -> None:
         """A client has its answer, and no reason to go away any more."""
         self._ended[command.request] = None
+
+    def released(self, command: ReleaseBlocks) -> None:
+        """A request has given back what it had on a worker."""
+        self._workers[command.worker].release(command.request)
+        self.transfers.unassigned(command.worker, command.request)
+
+    def renew_leases(self, workers: Sequence[WorkerId]) -> None:
+        """Those of them that are alive and awake show it."""
+        for worker in workers:
+            if self._workers[worker].alive and not self._workers[worker].paused:
+                self._report(LeasesRenewed(worker, self.transfers.carried_to(worker)))
 
     def dismissed(self, command: DismissWorker) -> None:
         """A worker that was to leave has nothing left."""

@@ -1,7 +1,7 @@
 """A controller that is gone for a while and comes back from its record.
 
-While it is away workers go on with what they were told, and what they report waits. A fresh scheduler is then fed the
-events of the record, must come to the same commands, and hears what has waited: the reports of each instant by
+While it is away workers go on with what they were told, and what they report waits. A scheduler is then restored from
+the record and hears what has waited: the reports of each instant by
 themselves, a nanosecond apart, since some of them could not have come together. It must not know what they say.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import simpy
 
 from kvsim.core.cluster import ClusterSpec
-from kvsim.core.messages import Command, Event
+from kvsim.core.messages import Command, Event, Record
 from kvsim.core.scheduler import Scheduler
 from kvsim.sim.timer import call_after
 
@@ -30,12 +30,12 @@ class Outage:
         self._cluster = cluster
         self._tell = tell
         self._replace = replace
-        self._record: list[tuple[int, tuple[Event, ...], tuple[Command, ...]]] = []
+        self._record: list[Record] = []
         self._unheard: list[Sequence[Event]] = []
 
     def observe(self, now_ns: int, events: Sequence[Event], commands: Sequence[Command]) -> None:
         """Keep what the scheduler was told and what it said."""
-        self._record.append((now_ns, tuple(events), tuple(commands)))
+        self._record.append(Record(now_ns, tuple(events), tuple(commands)))
 
     def keep(self, events: Sequence[Event]) -> None:
         """Reports of one instant that nobody hears now."""
@@ -47,11 +47,7 @@ class Outage:
 
     def end(self) -> None:
         """It is back: where it was, and behind."""
-        scheduler = Scheduler(self._cluster)
-        for now_ns, events, commands in self._record:
-            again = tuple(scheduler.handle(now_ns, events))
-            assert again == commands, f"restarted from its record the scheduler differs at {now_ns} ns"
-        self._replace(scheduler)
+        self._replace(Scheduler.restore(self._cluster, self._record))
         self._hear_next()
 
     def _hear_next(self) -> None:

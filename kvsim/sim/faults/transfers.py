@@ -14,7 +14,18 @@ from functools import partial
 import msgspec
 import simpy
 
-from kvsim.core.messages import Event, StartTransfer, TransferFailed, TransferId, WorkerId
+from kvsim.core.messages import (
+    AssignBlocks,
+    Event,
+    RequestId,
+    StartTransfer,
+    StopTransfer,
+    TransferDone,
+    TransferFailed,
+    TransferId,
+    TransferReleased,
+    WorkerId,
+)
 from kvsim.sim.faults.chances import Chances
 from kvsim.sim.faults.links import Link, Links
 from kvsim.sim.faults.plan import Fault
@@ -22,18 +33,14 @@ from kvsim.sim.faults.spec import ChanceKind, Side
 from kvsim.sim.timer import call_after
 from kvsim.sim.transfers import TransferEngine
 
-Ended = Callable[[TransferId], None]
-
 
 class _Moving:
     """A transfer that has not been reported to its end. One that is ``cut`` moves no bytes any more."""
 
-    __slots__ = ("command", "cut", "done", "done_said", "released", "released_said")
+    __slots__ = ("command", "cut", "done_said", "released_said")
 
-    def __init__(self, command: StartTransfer, done: Ended, released: Ended) -> None:
+    def __init__(self, command: StartTransfer) -> None:
         self.command = command
-        self.done = done
-        self.released = released
         self.done_said = False
         self.released_said = False
         self.cut = False
@@ -62,11 +69,37 @@ class FallibleTransfers:
         self._moving: dict[TransferId, _Moving] = {}
         self._gone: dict[WorkerId, None] = {}
         self._paused: dict[WorkerId, list[Callable[[], None]]] = {}
+        self._generations: dict[tuple[WorkerId, RequestId], int] = {}  # of the blocks that a request has somewhere
 
-    def start(self, command: StartTransfer, done: Ended, released: Ended) -> None:
+    def start(self, command: StartTransfer) -> None:
         """Begin this transfer now, or when whoever initiates it goes on."""
-        moving = self._moving[command.transfer] = _Moving(command, done, released)
+        moving = self._moving[command.transfer] = _Moving(command)
         self._when_awake(_initiator(command), partial(self._begin, moving))
+
+    def stop(self, command: StopTransfer) -> None:
+        """Let it move no more bytes; whoever initiated it says so when the order has reached him and is carried out."""
+        moving = self._moving.get(command.transfer)
+        if moving is not None:
+            self._cut(moving)
+            order = moving.command
+            there_and_back_ns = 2 * self._engine.latency_ns(order)
+            call_after(self._env, max(1, there_and_back_ns), partial(self._give_up, moving))
+
+    def assigned(self, command: AssignBlocks) -> None:
+        """These blocks are a request's."""
+        self._generations[command.worker, command.request] = command.generation
+
+    def unassigned(self, worker: WorkerId, request: RequestId) -> None:
+        """What the request had there may be anybody's."""
+        self._generations.pop((worker, request), None)
+
+    def carried_to(self, worker: WorkerId) -> tuple[TransferId, ...]:
+        """The transfers that this worker waits for."""
+        return tuple(
+            transfer
+            for transfer, moving in self._moving.items()
+            if moving.command.target == worker and not moving.done_said
+        )
 
     # --- what happens to workers and links ----------------------------------------------------------------------------
 
@@ -86,6 +119,7 @@ class FallibleTransfers:
             if worker in _ends(moving.command):
                 self._cut(moving)
                 del self._moving[transfer]
+        self._generations = {place: mark for place, mark in self._generations.items() if place[0] != worker}
 
     def worker_back(self, worker: WorkerId) -> None:
         """A new one has taken its place."""
@@ -161,7 +195,7 @@ class FallibleTransfers:
             self._strike("completion_lost", lost[1], moving.command)
             call_after(self._env, self._give_up_ns, partial(self._give_up, moving))
             return
-        tell = partial(self._when_awake, worker, partial(self._say, moving, side))
+        tell = partial(self._when_awake, worker, partial(self._say, moving, side, self._word_of(moving, side)))
         late = self._chances.strikes(transfer, "completion_reordered", side)
         if late is None:
             tell()
@@ -171,21 +205,27 @@ class FallibleTransfers:
         twice = self._chances.strikes(transfer, "completion_duplicated", side)
         if twice is not None:
             self._strike("completion_duplicated", twice[1], moving.command)
-            again = moving.done if side == "target" else moving.released
-            call_after(self._env, twice[0].delay_ns, partial(self._when_awake, worker, partial(again, transfer)))
+            again = partial(self._when_awake, worker, partial(self._report, self._word_of(moving, side)))
+            call_after(self._env, twice[0].delay_ns, again)
 
-    def _say(self, moving: _Moving, side: Side) -> None:
-        transfer = moving.command.transfer
+    def _word_of(self, moving: _Moving, side: Side) -> Event:
+        """What one side reports. The target has looked at the source blocks behind the last byte."""
+        order = moving.command
+        if side == "source":
+            return TransferReleased(order.transfer)
+        fresh = self._generations.get((order.source, order.request)) == order.generation
+        return TransferDone(order.transfer, order.generation if fresh else 0)
+
+    def _say(self, moving: _Moving, side: Side, word: Event) -> None:
         if not self._is_open(moving) or moving.cut:
             return
         if side == "target":
             moving.done_said = True
-            moving.done(transfer)
         else:
             moving.released_said = True
-            moving.released(transfer)
+        self._report(word)
         if moving.done_said and moving.released_said:
-            del self._moving[transfer]
+            del self._moving[moving.command.transfer]
 
     def _give_up(self, moving: _Moving) -> None:
         """Whoever initiated it reports that it failed, or else the other one. If nobody is left to do so, the loss of a
