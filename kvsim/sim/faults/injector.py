@@ -138,6 +138,16 @@ class FaultInjector:
             if self._workers[worker].alive and not self._workers[worker].paused:
                 self._report(LeasesRenewed(worker, self.transfers.carried_to(worker)))
 
+    def report_later(self, worker: WorkerId, after_ns: int, event: Event) -> None:
+        """What the worker will have to say then, if it is the same one still."""
+        life = self._lives[worker]
+
+        def say() -> None:
+            if self._lives[worker] == life and self._workers[worker].alive:
+                self.transfers.when_awake(worker, partial(self._report, event))
+
+        call_after(self._env, after_ns, say)
+
     def dismissed(self, command: DismissWorker) -> None:
         """A worker that was to leave has nothing left."""
         worker = command.worker

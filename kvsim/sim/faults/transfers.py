@@ -74,7 +74,7 @@ class FallibleTransfers:
     def start(self, command: StartTransfer) -> None:
         """Begin this transfer now, or when whoever initiates it goes on."""
         moving = self._moving[command.transfer] = _Moving(command)
-        self._when_awake(_initiator(command), partial(self._begin, moving))
+        self.when_awake(_initiator(command), partial(self._begin, moving))
 
     def stop(self, command: StopTransfer) -> None:
         """Let it move no more bytes; whoever initiated it says so when the order has reached him and is carried out."""
@@ -195,7 +195,7 @@ class FallibleTransfers:
             self._strike("completion_lost", lost[1], moving.command)
             call_after(self._env, self._give_up_ns, partial(self._give_up, moving))
             return
-        tell = partial(self._when_awake, worker, partial(self._say, moving, side, self._word_of(moving, side)))
+        tell = partial(self.when_awake, worker, partial(self._say, moving, side, self._word_of(moving, side)))
         late = self._chances.strikes(transfer, "completion_reordered", side)
         if late is None:
             tell()
@@ -205,7 +205,7 @@ class FallibleTransfers:
         twice = self._chances.strikes(transfer, "completion_duplicated", side)
         if twice is not None:
             self._strike("completion_duplicated", twice[1], moving.command)
-            again = partial(self._when_awake, worker, partial(self._report, self._word_of(moving, side)))
+            again = partial(self.when_awake, worker, partial(self._report, self._word_of(moving, side)))
             call_after(self._env, twice[0].delay_ns, again)
 
     def _word_of(self, moving: _Moving, side: Side) -> Event:
@@ -234,7 +234,7 @@ class FallibleTransfers:
         left = [worker for worker in (_initiator(command), *_ends(command)) if worker not in self._gone]
         if self._is_open(moving) and left:
             self._cut(moving)
-            self._when_awake(left[0], partial(self._fail, moving))
+            self.when_awake(left[0], partial(self._fail, moving))
 
     def _fail(self, moving: _Moving) -> None:
         if self._is_open(moving):
@@ -263,7 +263,8 @@ class FallibleTransfers:
     def _is_open(self, moving: _Moving) -> bool:
         return self._moving.get(moving.command.transfer) is moving
 
-    def _when_awake(self, worker: WorkerId, action: Callable[[], None]) -> None:
+    def when_awake(self, worker: WorkerId, action: Callable[[], None]) -> None:
+        """Now, or when this worker goes on."""
         held = self._paused.get(worker)
         if held is None:
             action()
