@@ -27,6 +27,7 @@ HOT_MODULES = (
             "decoding",
             "driver",
             "fairshare",
+            "flow",
             "gpu",
             "network",
             "steps",
