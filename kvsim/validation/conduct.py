@@ -128,6 +128,7 @@ def as_served(workload: Workload, columns: RunColumns) -> Workload:
         workload.output_tokens,
         workload.output_tokens_max,
         workload.notes,
+        workload.labels,
     )
 
 

@@ -4,20 +4,21 @@ Each purpose draws from a generator of its own, so changing the lengths does not
 round. This module must not know what serves the requests.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.core.messages import Labels
 from kvsim.errors import TraceError
 from kvsim.workload.arrivals import draw_arrivals
 from kvsim.workload.lengths import draw_lengths
-from kvsim.workload.spec import EmpiricalPairs, GeneratedWorkload, LengthPairs, TraceWorkload, WorkloadSpec
+from kvsim.workload.spec import EmpiricalPairs, GeneratedWorkload, LabelShares, LengthPairs, TraceWorkload, WorkloadSpec
 from kvsim.workload.traces import Trace, read_lengths, read_trace
 
 # Order is part of the meaning of a seed: add purposes at the end only.
-Purpose: TypeAlias = Literal["arrivals", "prompt_tokens", "output_tokens", "pairs"]
+Purpose: TypeAlias = Literal["arrivals", "prompt_tokens", "output_tokens", "pairs", "labels"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,7 @@ class Workload:
 
     ``arrival_ns`` counts from the start of the run and never decreases. ``output_tokens`` is the truth: how many tokens
     the model would say before it stops, whatever the limit ``output_tokens_max`` that clients send (None: no limit).
+    ``labels`` are those of each request; empty if none has any.
     ``notes`` are sentences that the user must be told: what was dropped, raised, clipped or ignored, with counts.
     """
 
@@ -34,9 +36,11 @@ class Workload:
     output_tokens: NDArray[np.int64]
     output_tokens_max: int | None
     notes: tuple[str, ...]
+    labels: tuple[Labels, ...] = ()
 
     def __post_init__(self) -> None:
         requests = len(self.arrival_ns)
+        assert len(self.labels) in (0, requests), f"labels of {len(self.labels)} of {requests} requests"
         for column in (self.arrival_ns, self.prompt_tokens, self.output_tokens):
             assert column.dtype == np.int64, f"a column of {column.dtype}"
             assert column.shape == (requests,), f"columns of {column.shape} and {requests} rows"
@@ -51,15 +55,16 @@ class Workload:
 
 
 def generate(spec: WorkloadSpec, seed: int) -> Workload:
-    """The requests of a run. The same arguments give the same bytes; a trace does not depend on ``seed``.
+    """The requests of a run. The same arguments give the same bytes; of a trace only labels depend on ``seed``.
 
     Raises ``TraceError`` for a file that is missing or malformed, or whose rows all exceed the limits.
     """
     match spec:
         case GeneratedWorkload():
-            return _draw(spec, seed)
+            workload = _draw(spec, seed)
         case TraceWorkload():
-            return _replay(spec, read_trace(spec.path, spec.format))
+            workload = _replay(spec, read_trace(spec.path, spec.format))
+    return replace(workload, labels=_labels(spec.labels, len(workload), seed)) if spec.labels else workload
 
 
 def generator_for(purpose: Purpose, seed: int) -> np.random.Generator:
@@ -67,6 +72,17 @@ def generator_for(purpose: Purpose, seed: int) -> np.random.Generator:
     purposes = get_args(Purpose)
     children = np.random.SeedSequence(seed).spawn(len(purposes))
     return np.random.default_rng(children[purposes.index(purpose)])
+
+
+def _labels(shares: LabelShares, requests: int, seed: int) -> tuple[Labels, ...]:
+    """The labels of each request, each drawn by its shares."""
+    generator = generator_for("labels", seed)
+    drawn = []
+    for name, values in shares:
+        weights = np.array([share for _, share in values])
+        rows = generator.choice(len(values), requests, p=weights / weights.sum())
+        drawn.append([(name, values[row][0]) for row in rows.tolist()])
+    return tuple(zip(*drawn, strict=True))
 
 
 def _draw(spec: GeneratedWorkload, seed: int) -> Workload:
