@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
-from backends.transport.choose import open_transport
+from backends.transport.bench_peers import missing
+from backends.transport.choose import TRANSPORTS, open_transport
 from backends.transport.port import (
     Completion,
     Notification,
@@ -27,8 +29,25 @@ from kvsim.core.kv_tensor import KvTensor
 TIMEOUT_S = 30.0
 """How long a test waits for an event before it fails. Events come within milliseconds."""
 
-ONE_SIDED = ("shm", "tcp")
 PAIR_BYTES = 1 << 20
+
+
+def parameters(*kinds: str) -> list[object]:
+    """These transports as parameters of tests. Those with verbs bear the mark rdma, and are skipped without a device:
+    ``tests/rdma_guest/run_suite.sh`` runs them under a kernel that has one."""
+    return [_parameter(kind) for kind in kinds]
+
+
+def _parameter(kind: str) -> object:
+    if kind != "verbs":
+        return kind
+    reason = missing(kind)
+    skip = pytest.mark.skipif(bool(reason), reason=f"no RDMA here, see tests/rdma_guest/run_suite.sh: {reason}")
+    return pytest.param(kind, marks=(pytest.mark.rdma, skip))
+
+
+ALL = parameters(*TRANSPORTS)
+ONE_SIDED = parameters("shm", "tcp", "verbs")
 
 
 def flat_tensor(blocks: int, block_bytes: int) -> KvTensor:
