@@ -93,7 +93,7 @@ def test_a_tensor_of_torch_can_be_registered(kind: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"transport": "verbs"},
+        {"transport": "pigeon"},
         {"version": 99},
         {"audience": "c"},
         {"owner": ""},

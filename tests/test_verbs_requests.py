@@ -47,7 +47,7 @@ class Element(ctypes.Structure):
 def walk(first: int) -> list[tuple[int, ...]]:
     """What a device sees: (number, opcode, flags, remote, key, local, bytes, local key) of each request."""
     assert ctypes.sizeof(SendRequest) == 128
-    found = []
+    found: list[tuple[int, ...]] = []
     while first:
         request = SendRequest.from_address(first)
         assert request.num_sge == 1
@@ -164,6 +164,7 @@ def test_a_stopped_transfer_gets_no_further_chain_and_is_over_with_its_last_one(
     chain = schedule.next_chain(lane)
     assert chain is not None
     move.job.stopped = waiting.job.stopped = ("cancelled", "cancelled")
+    assert schedule.next_chain(lane) is None
     assert schedule.over() == [waiting]
     schedule.forget(waiting)
     schedule.done_through(lane, chain.number)

@@ -39,12 +39,15 @@ def parameters(*kinds: str) -> list[object]:
 
 
 def _parameter(kind: str) -> object:
-    if kind != "verbs":
-        return kind
-    reason = missing(kind)
-    skip = pytest.mark.skipif(bool(reason), reason=f"no RDMA here, see tests/rdma_guest/run_suite.sh: {reason}")
-    return pytest.param(kind, marks=(pytest.mark.rdma, skip))
+    return pytest.param(kind, marks=RDMA) if kind == "verbs" else kind
 
+
+_MISSING = missing("verbs")
+RDMA = (
+    pytest.mark.rdma,
+    pytest.mark.skipif(bool(_MISSING), reason=f"no RDMA here, see tests/rdma_guest/run_suite.sh: {_MISSING}"),
+)
+"""Marks of tests that need a device."""
 
 ALL = parameters(*TRANSPORTS)
 ONE_SIDED = parameters("shm", "tcp", "verbs")

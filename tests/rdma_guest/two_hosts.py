@@ -1,19 +1,22 @@
 """What two hosts show of transport verbs: run in both of two linked guests by run_in_two_guests.py.
 
-Host 0 owns a pool of known bytes; host 1 reads scattered blocks of it and writes others back; then host 0 ends without a
-word, and host 1 must be told. They find each other over a plain socket, which stands in for the control plane.
+Host 0 owns a pool of known bytes; host 1 reads scattered blocks of it and writes others back; then host 0 ends without
+a word, and host 1 must be told. They find each other over a plain socket, which stands in for the control plane.
 """
 
 import os
 import socket
 import sys
 import time
+from dataclasses import replace
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from transport_world import End, await_ready, ends, flat_tensor, ranges_between, shuffled_blocks
 
 from backends.transport.description import PeerDescription
+from backends.transport.port import Peer
 from backends.transport.verbs.transport import VerbsTransport
 
 PORT = 18515
@@ -32,7 +35,7 @@ def make_end(host: int, address: str) -> End:
     return End(transport, pool, transport.register(memory, flat_tensor(POOL_BYTES // BLOCK_BYTES, BLOCK_BYTES)))
 
 
-def contents() -> np.ndarray:
+def contents() -> NDArray[np.uint8]:
     """What host 0 holds at the beginning."""
     return np.random.default_rng(11).integers(0, 256, POOL_BYTES, dtype=np.uint8)
 
@@ -87,10 +90,8 @@ def own(end: End) -> None:
     assert np.array_equal(now, expected), "what was written differs"
 
 
-def initiate(end: End, peer: object, theirs: int) -> None:
+def initiate(end: End, peer: Peer, theirs: int) -> None:
     """Read scattered blocks, write their complement to other places, and wait for the owner's end."""
-    from dataclasses import replace
-
     there = replace(end.region, address=theirs)
     read = shuffled_blocks(1, POOL_BYTES, BLOCK_BYTES, COUNT)
     ours = [at * BLOCK_BYTES for at in range(COUNT)]

@@ -28,15 +28,20 @@ class Limits:
     windows: bool
 
 
+_CANNOT = "transport verbs cannot work here: "
+
+
 class Device:
     """An opened device. ``lock`` is held around every call of pyverbs but those of ``native``."""
 
     def __init__(self, name: str = "", gpu_pci_address: str = "") -> None:
-        problem = missing(name)
-        if problem:
-            raise TransportError(problem)
         self.library: Library = load()
-        self._port = sysfs.nearest(sysfs.usable_ports(sysfs.ports(), name), gpu_pci_address)
+        found = sysfs.ports()
+        problem = sysfs.problem(found, name)
+        if problem:
+            raise TransportError(_CANNOT + problem)
+        self._port = sysfs.nearest(sysfs.usable_ports(found, name), gpu_pci_address)
+        self._gid = sysfs.gid_of(self._port)
         self.lock = threading.RLock()
         try:
             self.context: Any = self.library.context(name=self._port.device)
@@ -66,14 +71,13 @@ class Device:
     def gid(self) -> sysfs.Gid:
         """The GID to connect with, as of now: a network interface that goes down and up may give its addresses other
         places in the table. Raises TransportError if there is none any more."""
-        for port in sysfs.ports():
-            if (port.device, port.number) == (self._port.device, self._port.number):
-                gid = sysfs.gid_of(port)
-                if gid is not None:
-                    return gid
-        raise TransportError(
-            f"port {self.port} of {self.name} has lost its GIDs: its interface has no address any more"
-        )
+        if self._gid is None or not sysfs.still_there(self._gid, self.name, self.port):
+            # the whole table is read only then: some have 1024 entries, each a file
+            again = [port for port in sysfs.ports() if (port.device, port.number) == (self.name, self.port)]
+            self._gid = sysfs.gid_of(again[0]) if again else None
+        if self._gid is None:
+            raise TransportError(f"port {self.port} of {self.name} has no GID any more: its interface lost its address")
+        return self._gid
 
     def lid_and_mtu(self) -> tuple[int, int]:
         """The port's local identifier (0 on Ethernet) and its MTU as ``enum ibv_mtu``."""
@@ -116,4 +120,4 @@ def missing(device: str = "") -> str:
     except TransportError as error:
         return str(error)
     problem = sysfs.problem(sysfs.ports(), device)
-    return f"transport verbs cannot work here: {problem}" if problem else ""
+    return _CANNOT + problem if problem else ""

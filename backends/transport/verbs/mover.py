@@ -103,12 +103,13 @@ class Mover:
 
     def _turn(self) -> None:
         self._take_jobs()
-        if self._post() + self._take_completions():
-            self._progress_s = time.monotonic()
-            self._dry_looks = 0
+        progressed = self._post() + self._take_completions() > 0
         for move in self._schedule.over():
             self._settle(move)
-        if self._schedule.idle:
+        if progressed:  # there may be room now for what waits
+            self._progress_s = time.monotonic()
+            self._dry_looks = 0
+        elif self._schedule.idle:
             if not self._inbox:
                 self._waker.wait(3600.0)
             self._waker.clear()

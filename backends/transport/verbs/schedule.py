@@ -124,18 +124,15 @@ class Schedule:
     def next_chain(self, lane: Lane) -> Chain | None:
         """Take the next requests that this lane has room for: those of each transfer in turn, so that long ones do not
         hold up short ones. They count as posted."""
-        while self._moves and lane.free:
-            move = self._moves[0]
-            if move.job.stopped or not move.waiting:
-                self._moves.popleft()
+        if not lane.free:
+            return None
+        for _ in range(len(self._moves)):
+            move = self._moves.popleft()
+            if not move.waiting:
                 continue
-            begin, end = move.waiting.popleft()
-            cut = min(end, begin + min(move.chain_max, lane.free))
-            if cut < end:
-                move.waiting.appendleft((cut, end))
-            self._moves.rotate(-1)
-            move.outstanding += 1
-            return self._posted(lane, move, begin, cut)
+            self._moves.append(move)
+            if not move.job.stopped:  # else it stays, for ``over``
+                return self._chain_of(lane, move)
         return None
 
     def receipt_chain(self, lane: Lane, receipt: tuple[int, int]) -> Chain:
@@ -175,6 +172,14 @@ class Schedule:
         """A move that is over."""
         if move in self._moves:
             self._moves.remove(move)
+
+    def _chain_of(self, lane: Lane, move: Move) -> Chain:
+        begin, end = move.waiting.popleft()
+        cut = min(end, begin + min(move.chain_max, lane.free))
+        if cut < end:
+            move.waiting.appendleft((cut, end))
+        move.outstanding += 1
+        return self._posted(lane, move, begin, cut)
 
     def _posted(self, lane: Lane, move: Move | None, begin: int, end: int) -> Chain:
         self._number += 1

@@ -5,6 +5,7 @@ know pyverbs, so that it can be tested, and asked what is wrong, without any.
 """
 
 import ipaddress
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,12 @@ def gid_of(port: Port) -> Gid | None:
         return port.gids[0] if port.gids else None
     candidates = [gid for gid in port.gids if gid.kind == "RoCE v2"]
     return min(candidates, key=_gid_rank, default=None)
+
+
+def still_there(gid: Gid, device: str, port: int, root: Path = SYSFS) -> bool:
+    """Whether this entry of the table is what it was."""
+    folder = root / "class" / "infiniband" / device / "ports" / str(port)
+    return _gid(folder, gid.index) == gid
 
 
 def usable_ports(found: list[Port], device: str = "") -> list[Port]:
@@ -122,17 +129,22 @@ def _port(device: Path, number: int) -> Port:
     )
 
 
-def _gids(folder: Path) -> list[Gid]:
-    found = []
+def _gids(folder: Path) -> Iterator[Gid]:
     table = folder / "gids"
     for index in sorted(int(path.name) for path in table.iterdir()) if table.is_dir() else ():
-        text = _text(table / str(index))
-        address = ipaddress.IPv6Address(text) if text else _ZERO
-        if address != _ZERO:
-            attributes = folder / "gid_attrs"
-            kind, interface = _text(attributes / "types" / str(index)), _text(attributes / "ndevs" / str(index))
-            found.append(Gid(index, address, kind, interface))
-    return found
+        gid = _gid(folder, index)
+        if gid is not None:
+            yield gid
+
+
+def _gid(folder: Path, index: int) -> Gid | None:
+    text = _text(folder / "gids" / str(index))
+    address = ipaddress.IPv6Address(text) if text else _ZERO
+    if address == _ZERO:
+        return None
+    attributes = folder / "gid_attrs"
+    kind, interface = _text(attributes / "types" / str(index)), _text(attributes / "ndevs" / str(index))
+    return Gid(index, address, kind, interface)
 
 
 def _gid_rank(gid: Gid) -> tuple[int, int]:
