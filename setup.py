@@ -12,7 +12,10 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-INTERPRETED = ("__init__", "messages", "cluster")
+MYPY_OPTIONS = ("--follow-imports=silent", "--ignore-missing-imports", "--no-warn-unused-ignores")
+"""What the compiled modules import is not checked here: the stubs of its libraries are no part of a build."""
+
+INTERPRETED = ("__init__", "message_base", "messages", "mode_messages", "worker_messages", "cluster")
 """Their msgspec structs are compiled code already."""
 
 HOT_MODULES = (
@@ -24,6 +27,7 @@ HOT_MODULES = (
             "decoding",
             "driver",
             "fairshare",
+            "flow",
             "gpu",
             "network",
             "steps",
@@ -47,7 +51,7 @@ def compiled_modules() -> list[Extension]:
     except ImportError:
         return []
     try:
-        extensions = mypycify([str(path) for path in HOT_MODULES], opt_level="1", debug_level="0")
+        extensions = mypycify([*MYPY_OPTIONS, *map(str, HOT_MODULES)], opt_level="1", debug_level="0")
     except SystemExit as refusal:  # its way of saying that it cannot compile something
         sys.stderr.write(f"kvsim will run interpreted: mypyc says {refusal}\n")
         return []

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from kvsim.cli_bench import bench
+from kvsim.cli_profile import fidelity, profile
 from kvsim.cli_real import calibrate, validate
 from kvsim.cli_studies import ScenarioPath, compare, sweep
 from kvsim.errors import KvsimError
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench, name="bench")
+app.add_typer(profile, name="profile")
 
 RunPath = Annotated[Path, typer.Argument(help="Run folder that 'kvsim run' wrote.", metavar="RUN", show_default=False)]
 
@@ -151,6 +153,7 @@ app.command()(sweep)
 app.command()(compare)
 app.command()(calibrate)
 app.command()(validate)
+app.command()(fidelity)
 
 
 @app.command()

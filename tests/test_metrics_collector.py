@@ -159,16 +159,16 @@ def test_a_preempted_request_keeps_the_stages_of_its_first_pass() -> None:
 
 def test_a_preempted_request_grows_from_where_its_second_prefill_ended() -> None:
     """Steps write positions 6 and 7, then 9 and 10: no new block. Two more steps would write 11 and 12: one."""
-    reserved = collect(SINGLE, preempted_run()).memory.reserved
-    assert sorted(reserved.amount.tolist()) == [-3, -2, 2, 3]
+    memory = collect(SINGLE, preempted_run()).memory
+    assert sorted(memory.reserved.amount.tolist()) == [-3, -2, 2, 3]
+    assert memory.grown.amount.tolist() == []
     longer = (
         *preempted_run()[:-1],
         at(260, [advanced(0, 4, 4, 10, finished=[0])], [release(0, 0), stop(0)]),
     )
-    reserved = collect(SINGLE, longer).memory.reserved
-    grown = reserved.at_ns[reserved.amount == 1]
-    assert grown.tolist() == [260]
-    assert sorted(reserved.amount.tolist()) == [-4, -2, 1, 2, 3]
+    memory = collect(SINGLE, longer).memory
+    assert (memory.grown.at_ns.tolist(), memory.grown.amount.tolist()) == ([260], [1])
+    assert sorted(memory.reserved.amount.tolist()) == [-4, -2, 2, 3]
 
 
 def test_a_request_that_loses_its_blocks_between_two_chunks_was_preempted() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from metrics_records import (
@@ -26,7 +27,7 @@ from metrics_records import (
 )
 
 from kvsim.core.messages import Command, DecodeAdvanced, Event, Record
-from kvsim.metrics import RunColumns, collect, stage_durations, summarise
+from kvsim.metrics import RunColumns, collect, intervals, stage_durations, summarise
 from kvsim.metrics.distribution import exact_dot
 from kvsim.metrics.intervals import token_gaps
 
@@ -198,9 +199,10 @@ def test_blocks_are_reserved_and_filled_as_each_block_was(choices: list[Choice])
     end_ns = columns.end_ns
     alive_ns = sum((end_ns if block.released_ns < 0 else block.released_ns) - block.reserved_ns for block in blocks)
     unfilled_ns = sum(block.filled_ns - block.reserved_ns for block in blocks)
-    reserved, filled = columns.memory.reserved, columns.memory.filled
-    reserved_ns = exact_dot(end_ns - reserved.at_ns, reserved.amount)
+    filled, grown = columns.memory.filled, columns.memory.grown
+    reserved_ns = sum(exact_dot(end_ns - part.at_ns, part.amount) for part in columns.memory.reserved_parts)
     filled_layers_ns = exact_dot(end_ns - filled.at_ns, filled.amount)
+    filled_layers_ns += exact_dot(end_ns - grown.at_ns, grown.amount) * CLUSTER.kv.layers
     assert reserved_ns == alive_ns
     assert reserved_ns * CLUSTER.kv.layers - filled_layers_ns == unfilled_ns * CLUSTER.kv.layers
 
@@ -231,3 +233,13 @@ def test_runs_in_one_go_and_step_by_step_give_the_same_instants(choices: list[Ch
     np.testing.assert_array_equal(fused.spans.first_ns, stepwise.spans.first_ns)
     np.testing.assert_array_equal(fused.spans.last_ns, stepwise.spans.last_ns)
     np.testing.assert_array_equal(fused.requests.decode_start_ns, stepwise.requests.decode_start_ns)
+
+
+@given(CHOICES, st.integers(1, 7))
+def test_steps_worked_out_in_small_pieces_are_the_same(choices: list[Choice], piece_steps: int) -> None:
+    _, whole = play(choices, fused=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intervals, "PIECE_STEPS", piece_steps)
+        _, pieces = play(choices, fused=True)
+    for name in ("worker", "end_ns", "duration_ns", "mixed"):
+        assert getattr(pieces.steps, name).tolist() == getattr(whole.steps, name).tolist()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from metrics_records import COLOCATED, PULL, D, P, arrived, assign, at, cluster_of, release, stop
 
-from kvsim.metrics import RunColumns, collect, requests_table, workers_table
+from kvsim.metrics import RunColumns, collect, requests_table, timeline, workers_table
 from kvsim.metrics.columns import Changes, TransferColumns
 from kvsim.metrics.tables import write_requests_parquet, write_workers_parquet
 from kvsim.metrics.timeline import bin_edges, binned_area, transferred_bytes, worker_timeline
@@ -34,6 +34,7 @@ def test_the_requests_table_has_one_row_a_request_and_variant(variants: dict[str
         "variant",
         "request",
         "outcome",
+        "mode",
         "prompt_tokens",
         "output_tokens",
         "prefill_worker",
@@ -53,7 +54,8 @@ def test_the_requests_table_has_one_row_a_request_and_variant(variants: dict[str
     ]
     assert table["variant"].tolist() == ["pull", "colocated", "colocated"]
     first = table.iloc[0]
-    assert (first["outcome"], first["prefill_worker"], first["decode_worker"]) == ("stop", "prefill-0", "decode-1")
+    assert (first["outcome"], first["mode"]) == ("stop", "pull")
+    assert (first["prefill_worker"], first["decode_worker"]) == ("prefill-0", "decode-1")
     assert (first["first_token_ns"], first["finished_ns"], first["transfer_bytes"]) == (350, 560, 920)
 
 
@@ -143,7 +145,7 @@ def test_a_run_without_a_makespan_has_no_bins() -> None:
 
 def test_levels_are_split_at_the_edges_of_bins() -> None:
     changes = Changes(np.array([1, 1, 0]), np.array([5, 25, 10]), np.array([3, -3, 2]))
-    area = binned_area(changes, 2, np.array([0, 10, 20, 26]))
+    area = binned_area([changes], 2, np.array([0, 10, 20, 26]))
     assert area.tolist() == [[0, 20, 12], [15, 30, 15]]
 
 
@@ -159,8 +161,11 @@ def test_the_bins_add_up_to_the_whole(stays: list[tuple[int, int, int]], width: 
     levels = np.zeros(100, dtype=np.int64)
     for start, end, amount in zip(starts, ends, amounts, strict=True):
         levels[start:end] += amount
-    area = binned_area(changes, 1, edges)[0]
-    assert area.tolist() == [int(levels[a:b].sum()) for a, b in pairwise(edges)]
+    expected = [int(levels[a:b].sum()) for a, b in pairwise(edges)]
+    assert binned_area([changes], 1, edges)[0].tolist() == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timeline, "PIECE", 3)
+        assert binned_area([changes], 1, edges)[0].tolist() == expected
 
 
 def test_bytes_are_spread_over_the_time_of_their_transfer() -> None:

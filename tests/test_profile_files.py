@@ -182,7 +182,9 @@ def test_steps_without_their_model_and_files_without_content_are_refused(folder:
     with pytest.raises(ProfileError, match="found steps without model, expected the model that they were measured"):
         read_profile(folder / "p.yaml")
     (folder / "p.yaml").write_text("\n".join(PROFILE.splitlines()[:4]))
-    with pytest.raises(ProfileError, match="found nothing measured, expected steps, host, transports or slowdown"):
+    with pytest.raises(
+        ProfileError, match="found nothing measured, expected steps, host, transports, slowdown or tables"
+    ):
         read_profile(folder / "p.yaml")
 
 

@@ -15,6 +15,7 @@ Statistics: TypeAlias = dict[str, float]
 
 PERCENTS = (50, 90, 99)
 _SPLIT = 1 << 20
+_PIECE = 1 << 16
 
 
 def exact_dot(values: Integers, weights: Integers) -> int:
@@ -22,8 +23,12 @@ def exact_dot(values: Integers, weights: Integers) -> int:
 
     The values are split in two so that no intermediate sum leaves 64 bits: instants in ns times blocks x layers would.
     """
-    high, low = np.divmod(values, _SPLIT)
-    return int(high @ weights) * _SPLIT + int(low @ weights)
+    total = 0
+    for first in range(0, len(values), _PIECE):
+        high, low = np.divmod(values[first : first + _PIECE], _SPLIT)
+        piece = weights[first : first + _PIECE]
+        total += int(high @ piece) * _SPLIT + int(low @ piece)
+    return total
 
 
 def weighted_percentiles(
@@ -35,14 +40,15 @@ def weighted_percentiles(
     the values at ``floor(h)`` and the one after it, in proportion. At least one weight must be positive.
     """
     order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    counts = np.cumsum(weights[order])
+    counts = weights[order]
+    np.cumsum(counts, out=counts)
     total = int(counts[-1])
     result = []
     for percent in percents:
         place, share = divmod((total - 1) * percent, 100)
         low, high = (
-            ordered[np.searchsorted(counts, index, side="right")].item() for index in (place, min(place + 1, total - 1))
+            values[order[np.searchsorted(counts, index, side="right")]].item()
+            for index in (place, min(place + 1, total - 1))
         )
         result.append((low * (100 - share) + high * share) / 100)
     return tuple(result)

@@ -10,6 +10,9 @@ import numpy as np
 from kvsim.core.messages import FEMTOSECONDS_PER_NS
 from kvsim.metrics.columns import MISSING, FirstToken, Flags, Integers, RunColumns, StepColumns, TokenSpans
 
+PIECE_STEPS = 1 << 16
+"""About how many steps are worked out together."""
+
 
 def expand_steps(segments: Integers, workers: int) -> StepColumns:
     """One row a step from the log of segments.
@@ -18,7 +21,30 @@ def expand_steps(segments: Integers, workers: int) -> StepColumns:
     segment does. Nanoseconds and what is below them are kept apart: their sum in femtoseconds could exceed 64 bits.
     """
     log = segments[:, np.argsort(segments[0], kind="stable")]
-    worker, end_ns, first_step_fs, step_growth_fs, carry_fs, steps, mixed = log
+    worker, steps = log[0], log[5]
+    last = np.cumsum(steps)
+    total = int(last[-1]) if len(last) else 0
+    end_ns, duration_ns = np.empty((2, total), dtype=np.int64)
+    first, begun = 0, 0
+    while begun < total:  # a piece at a time: a long run has millions of steps
+        until = int(np.searchsorted(last, begun + PIECE_STEPS, side="right"))
+        until = max(until, first + 1)
+        piece = slice(begun, int(last[until - 1]))
+        end_ns[piece], duration_ns[piece] = _expanded(log[:, first:until])
+        first, begun = until, piece.stop
+    step_worker = np.repeat(worker, steps)
+    return StepColumns(
+        worker_first=np.searchsorted(step_worker, np.arange(workers)),
+        worker=step_worker,
+        end_ns=end_ns,
+        duration_ns=duration_ns,
+        mixed=np.repeat(log[6] == 1, steps),
+    )
+
+
+def _expanded(log: Integers) -> tuple[Integers, Integers]:
+    """End and duration of every step of some segments."""
+    _, end_ns, first_step_fs, step_growth_fs, carry_fs, steps, _ = log
     segment = np.repeat(np.arange(len(steps)), steps)
     number = np.arange(1, len(segment) + 1) - (np.cumsum(steps) - steps)[segment]
     series = number * (number - 1) // 2
@@ -26,13 +52,8 @@ def expand_steps(segments: Integers, workers: int) -> StepColumns:
     growth_ns, growth_rest_fs = np.divmod(step_growth_fs, FEMTOSECONDS_PER_NS)
     rest_fs = carry_fs[segment] + number * step_rest_fs[segment] + series * growth_rest_fs[segment]
     elapsed_ns = number * step_ns[segment] + series * growth_ns[segment] + rest_fs // FEMTOSECONDS_PER_NS
-    return StepColumns(
-        worker_first=np.searchsorted(worker[segment], np.arange(workers)),
-        worker=worker[segment],
-        end_ns=end_ns[segment] - (elapsed_ns[np.cumsum(steps) - 1][segment] - elapsed_ns),
-        duration_ns=np.where(number == 1, elapsed_ns, np.diff(elapsed_ns, prepend=0)),
-        mixed=mixed[segment] == 1,
-    )
+    duration_ns = np.where(number == 1, elapsed_ns, np.diff(elapsed_ns, prepend=0))
+    return end_ns[segment] - (elapsed_ns[np.cumsum(steps) - 1][segment] - elapsed_ns), duration_ns
 
 
 def token_spans(log: Integers, row: Integers, steps: StepColumns) -> TokenSpans:
@@ -85,18 +106,23 @@ def token_gaps(columns: RunColumns, requests: Flags, first_token: FirstToken) ->
     spans, steps = columns.spans, columns.steps
     chosen = requests[spans.row]
     stint = chosen & (spans.first_step != MISSING)
-    shared = _coverage(spans.first_step[stint] + 1, spans.last_step[stint], len(steps.end_ns))
-    step = np.flatnonzero(shared)
-    step_gaps_ns = steps.end_ns[step] - steps.end_ns[step - 1]
+    shared = _coverage(spans.first_step[stint] + 1, spans.last_step[stint], len(steps.end_ns))[1:]
+    at_step = shared > 0  # never the very first step: nobody got a token in the one before
 
     later = np.flatnonzero(chosen & (spans.tokens_before > 0))
     first_ns = columns.requests.first_token_ns(first_token)[spans.row[later]]
     previous_ns = np.where(spans.tokens_before[later] == 1, first_ns, spans.previous_ns[later])
-    span_gaps_ns = spans.first_ns[later] - previous_ns
-    return np.concatenate([step_gaps_ns, span_gaps_ns]), np.concatenate([shared[step], np.ones_like(span_gaps_ns)])
+    step_gaps = np.count_nonzero(at_step)
+    gaps_ns, tokens = np.empty((2, step_gaps + len(later)), dtype=np.int64)
+    np.compress(at_step, np.diff(steps.end_ns), out=gaps_ns[:step_gaps])
+    np.compress(at_step, shared, out=tokens[:step_gaps])
+    gaps_ns[step_gaps:] = spans.first_ns[later] - previous_ns
+    tokens[step_gaps:] = 1
+    return gaps_ns, tokens
 
 
 def _coverage(first: Integers, last: Integers, count: int) -> Integers:
     """How many of the ranges ``[first, last]`` (empty where ``last < first``) hold each of ``count`` numbers."""
-    changes = np.bincount(first, minlength=count + 1) - np.bincount(last + 1, minlength=count + 1)
-    return np.cumsum(changes)[:count]
+    changes = np.bincount(first, minlength=count + 1)
+    changes -= np.bincount(last + 1, minlength=count + 1)
+    return np.cumsum(changes, out=changes)[:count]

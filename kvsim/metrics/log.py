@@ -29,18 +29,19 @@ class Log:
             self._packed.append(np.array(self._loose, dtype=np.int64))
             self._loose.clear()
 
-    def table(self) -> Integers:
-        """The log as an array with one row a column, which unpacks into named columns."""
+    def take(self) -> Integers:
+        """The log as an array with one row a column, which unpacks into named columns. Leaves the log empty: of a long
+        run there is no room for two."""
         self.pack(values_min=1)
-        if len(self._packed) != 1:
-            self._packed = [np.concatenate(self._packed)] if self._packed else [np.zeros(0, dtype=np.int64)]
-        return self._packed[0].reshape(-1, self._columns).T
+        values = np.concatenate(self._packed) if self._packed else np.zeros(0, dtype=np.int64)
+        self._packed.clear()
+        return values.reshape(-1, self._columns).T
 
 
 def with_column(table: Integers, index: int, log: Log) -> Integers:
     """The table with one more column before ``index``: from a log of pairs (row, value), ``MISSING`` where a row has
     none."""
     column = np.full(table.shape[1], MISSING, dtype=np.int64)
-    row, value = log.table()
+    row, value = log.take()
     column[row] = value
     return np.insert(table, index, column, axis=0)

@@ -37,22 +37,20 @@ def memory_columns(
         residency, at_ns, amount = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         return Changes(worker[residency], at_ns, amount)
 
-    grown = np.ones_like(grown_ns)
     return MemoryColumns(
         reserved=changes(
             (assigned_residency, assigned_ns, assigned),
-            (grown_residency, grown_ns, grown),
             (released, released_ns[released], -(assigned_total + grown_total)[released]),
         ),
         filled=changes(
             (filled_residency, filled_ns, filled),
-            (grown_residency, grown_ns, grown * layers),
             (released, released_ns[released], -(filled_total + grown_total * layers)[released]),
         ),
         held=changes(
             (held, prefill_over_ns[held], filled_total[held]),
             (held_released, released_ns[held_released], -filled_total[held_released]),
         ),
+        grown=Changes(worker[grown_residency], grown_ns, np.broadcast_to(np.int64(1), grown_ns.shape)),
     )
 
 

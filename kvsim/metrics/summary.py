@@ -47,6 +47,8 @@ def summarise(
             "arrived": arrived,
             "finished": int(finished.sum()),
             "rejected": int(requests.rejected.sum()),
+            "shed": requests.ended_as("shed"),
+            "failed": requests.ended_as("failed"),
         },
         **_latencies(columns, finished, first_token),
         "stages_s": _stage_means(columns, finished),
@@ -126,6 +128,7 @@ def _gpu_busy(columns: RunColumns, workers: dict[Role, Flags]) -> Summary:
 
 
 def _unfilled_block_s(columns: RunColumns, of_role: Flags) -> float:
+    """Blocks that decode steps took are filled as soon as they are reserved, so they are left out on both sides."""
     layers = columns.cluster.kv.layers
     reserved = _integral(columns.memory.reserved, of_role, columns.end_ns) * layers
     return (reserved - _integral(columns.memory.filled, of_role, columns.end_ns)) / (layers * NS_PER_S)

@@ -4,6 +4,7 @@ Levels are summed exactly in integers within each bin and divided once. This mod
 came about.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from kvsim.metrics.intervals import requests_in_steps
 
 BINS_MAX = 400
 BIN_NS_MIN = 1_000_000
+PIECE = 1 << 16
+"""Changes that are looked at together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,15 @@ def worker_timeline(columns: RunColumns) -> Timeline:
     transfers = columns.transfers
     interval_ns = np.diff(edges_ns)
 
-    def mean(changes: Changes, units: int = 1) -> Floats:
-        means: Floats = binned_area(changes, workers, edges_ns) / (interval_ns * units)
+    def mean(*parts: Changes) -> Floats:
+        means: Floats = binned_area(parts, workers, edges_ns) / interval_ns
+        return means
+
+    def filled() -> Floats:
+        layers, memory = columns.cluster.kv.layers, columns.memory
+        area = binned_area([memory.filled], workers, edges_ns)
+        area += binned_area([memory.grown], workers, edges_ns) * layers
+        means: Floats = area / (interval_ns * layers)
         return means
 
     def rate(worker: Integers) -> Floats:
@@ -46,10 +56,10 @@ def worker_timeline(columns: RunColumns) -> Timeline:
     busy, running = _activity(columns)
     return Timeline(
         edges_ns=edges_ns,
-        busy=mean(busy),
-        requests_running=mean(running),
-        kv_reserved_blocks=mean(columns.memory.reserved),
-        kv_filled_blocks=mean(columns.memory.filled, columns.cluster.kv.layers),
+        busy=mean(*busy),
+        requests_running=mean(*running),
+        kv_reserved_blocks=mean(*columns.memory.reserved_parts),
+        kv_filled_blocks=filled(),
         sent_bytes_per_s=rate(transfers.source),
         received_bytes_per_s=rate(transfers.target),
     )
@@ -69,28 +79,27 @@ def bin_edges(start_ns: int, end_ns: int) -> Integers:
     return np.append(np.arange(start_ns, end_ns, width_ns, dtype=np.int64), np.int64(end_ns))
 
 
-def binned_area(changes: Changes, workers: int, edges_ns: Integers) -> Integers:
-    """The level of each worker summed over the ns of each bin: integers of shape (workers, bins)."""
+def binned_area(parts: Sequence[Changes], workers: int, edges_ns: Integers) -> Integers:
+    """The level of each worker summed over the ns of each bin: integers of shape (workers, bins).
+
+    ``parts`` add up, in any order. A change counts for the rest of its own bin and for every later one whole. They are
+    taken a piece at a time: a long run has millions.
+    """
     bins = len(edges_ns) - 1
-    area = np.zeros((workers, bins), dtype=np.int64)
     if not bins:
-        return area
-    order = np.argsort(changes.worker, kind="stable")
-    parts = np.searchsorted(changes.worker[order], np.arange(workers + 1))
-    for worker in range(workers):
-        part = order[parts[worker] : parts[worker + 1]]
-        area[worker] = _area(changes.at_ns[part], changes.amount[part], edges_ns)
-    return area
-
-
-def _area(at_ns: Integers, amount: Integers, edges_ns: Integers) -> Integers:
-    """Edges are merged into the changes as changes of 0, so each stretch of constant level lies in one bin."""
-    points = np.concatenate([edges_ns, np.clip(at_ns, edges_ns[0], edges_ns[-1])])
-    order = np.argsort(points, kind="stable")
-    points = points[order]
-    level = np.cumsum(np.concatenate([np.zeros_like(edges_ns), amount])[order])
-    first = np.searchsorted(points, edges_ns)
-    return np.add.reduceat(level[:-1] * np.diff(points), first[:-1])
+        return np.zeros((workers, 0), dtype=np.int64)
+    area, change = np.zeros((2, workers * bins), dtype=np.int64)
+    for part in parts:
+        for first in range(0, len(part.worker), PIECE):
+            piece = slice(first, first + PIECE)
+            at_ns = np.clip(part.at_ns[piece], edges_ns[0], edges_ns[-1])
+            place = np.minimum(np.searchsorted(edges_ns, at_ns, side="right") - 1, bins - 1)
+            cell = part.worker[piece] * bins + place
+            amount = part.amount[piece]
+            np.add.at(area, cell, amount * (edges_ns[place + 1] - at_ns))
+            np.add.at(change, cell, amount)
+    by_bin = change.reshape(workers, bins)
+    return area.reshape(workers, bins) + (np.cumsum(by_bin, axis=1) - by_bin) * np.diff(edges_ns)
 
 
 def transferred_bytes(transfers: TransferColumns, worker: Integers, workers: int, edges_ns: Integers) -> Floats:
@@ -114,18 +123,20 @@ def transferred_bytes(transfers: TransferColumns, worker: Integers, workers: int
     return total.astype(np.float64).reshape(workers, bins)
 
 
-def _activity(columns: RunColumns) -> tuple[Changes, Changes]:
+def _activity(columns: RunColumns) -> tuple[list[Changes], list[Changes]]:
     """Whether a worker computes, and for how many requests."""
     prefills, steps = columns.prefills, columns.steps
-    decode = np.flatnonzero(~steps.mixed)
-    worker = np.concatenate([prefills.worker, steps.worker[decode]])
-    end_ns = np.concatenate([prefills.end_ns, steps.end_ns[decode]])
-    start_ns = np.concatenate([prefills.start_ns, (steps.end_ns - steps.duration_ns)[decode]])
-    requests = np.concatenate([prefills.requests, requests_in_steps(columns.spans, steps)[decode]])
-
-    def during(amount: Integers) -> Changes:
-        return Changes(
-            np.concatenate([worker, worker]), np.concatenate([start_ns, end_ns]), np.concatenate([amount, -amount])
-        )
-
-    return during(np.ones_like(worker)), during(requests)
+    of_steps = requests_in_steps(columns.spans, steps)
+    worker, end_ns, duration_ns = steps.worker, steps.end_ns, steps.duration_ns
+    if steps.mixed.any():  # those are prefills as well
+        decode = np.flatnonzero(~steps.mixed)
+        worker, end_ns, duration_ns, of_steps = (column[decode] for column in (worker, end_ns, duration_ns, of_steps))
+    busy, running = [], []
+    for who, start_ns, over_ns, requests in (
+        (prefills.worker, prefills.start_ns, prefills.end_ns, prefills.requests),
+        (worker, end_ns - duration_ns, end_ns, of_steps),
+    ):
+        one = np.broadcast_to(np.int64(1), who.shape)
+        busy += [Changes(who, start_ns, one), Changes(who, over_ns, -one)]
+        running += [Changes(who, start_ns, requests), Changes(who, over_ns, -requests)]
+    return busy, running

@@ -110,9 +110,10 @@ def _busy_ns(columns: RunColumns, worker: int, at_ns: Integers) -> np.ndarray:
 
 def _taken_blocks(columns: RunColumns, worker: int, at_ns: Integers) -> Integers:
     """Blocks that requests hold on a worker at these instants."""
-    changes = columns.memory.reserved
-    mine = changes.worker == worker
-    order = np.argsort(changes.at_ns[mine], kind="stable")
-    levels = np.concatenate([[0], np.cumsum(changes.amount[mine][order])])
-    taken: Integers = levels[np.searchsorted(changes.at_ns[mine][order], at_ns, side="right")]
+    taken = np.zeros(len(at_ns), dtype=np.int64)
+    for changes in columns.memory.reserved_parts:
+        mine = changes.worker == worker
+        order = np.argsort(changes.at_ns[mine], kind="stable")
+        levels = np.concatenate([[0], np.cumsum(changes.amount[mine][order])])
+        taken += levels[np.searchsorted(changes.at_ns[mine][order], at_ns, side="right")]
     return taken

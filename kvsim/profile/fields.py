@@ -191,6 +191,14 @@ class Residual(Fields):
     largest: NanosecondsOrNone = Field(description="Largest absolute error, as a share of what was measured.")
 
 
+class TableFile(Fields):
+    """A table that is too long for the profile: a Parquet file beside it."""
+
+    file: Text = Field(description="Its name; it lies in the folder of the profile.")
+    rows: Count = Field(description="Rows.")
+    columns: dict[Text, Text] = Field(description="What each column holds, with its unit.")
+
+
 def _called_by_key(transports: dict[str, NicFields]) -> dict[str, NicFields]:
     """Links without a name of their own are called as in the file."""
     return {
@@ -209,6 +217,7 @@ class ProfileFile(WorkerProfile):
     transports: Annotated[dict[Name, NicFields], AfterValidator(_called_by_key)] = Field(
         default={}, description="Measured links by name: what nic may name."
     )
+    tables: dict[Name, TableFile] = Field(default={}, description="Measured tables in files of their own, by name.")
     notes: list[Text] = Field(default=[], description="What a reader must know of the fit.")
     residuals: dict[Literal["prefill", "decode", "mixed"], Residual] = Field(
         default={}, description="How well the tables fit."
@@ -217,6 +226,7 @@ class ProfileFile(WorkerProfile):
 
     @model_validator(mode="after")
     def _check_content(self) -> Self:
-        if self.steps is None and not self.transports and self.slowdown is None and self.host == Host():
-            raise ValueError("found nothing measured, expected steps, host, transports or slowdown")
+        sections = (self.steps, self.transports, self.slowdown, self.tables)
+        if not any(sections) and self.host == Host():
+            raise ValueError("found nothing measured, expected steps, host, transports, slowdown or tables")
         return self

@@ -25,6 +25,7 @@ _ORDER = (
     "message",
     "transports",
     "slowdown",
+    "tables",
     "notes",
     "residuals",
     "measured",

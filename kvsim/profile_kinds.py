@@ -1,0 +1,25 @@
+"""The kinds of measured tables that ``kvsim profile import`` reads, by name.
+
+A kind is one module with a function ``load(path) -> kvsim.profile.importers.Imported``; it is registered here and
+imported only when it is asked for. Nothing heavy is imported here, for ``kvsim --help`` shows the kinds.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Importer:
+    """A kind: what it reads, in words, and the module whose ``load`` reads it."""
+
+    kind: str
+    reads: str
+    module: str
+
+
+IMPORTERS = (
+    Importer(
+        "vllm-kernels",
+        "folder with the GEMM and attention tables (Parquet) of ai-dynamo/aiconfigurator",
+        "kvsim.profile.kernel_import",
+    ),
+)
