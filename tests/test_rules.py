@@ -136,3 +136,15 @@ def test_requests_of_a_tenant_without_workers_are_refused() -> None:
 def test_a_rule_names_one_thing_that_stays(rule: dict[str, str]) -> None:
     (found,) = problems(scenario(placement_rules=[rule]))
     assert "of kv_stays_within and requests_stay_within, expected one of them" in found
+
+
+def test_rules_beside_roles_that_change_are_refused() -> None:
+    rules = [{"requests_stay_within": "tenant"}]
+    workers = {
+        name: pool | {"labels": {"tenant": "x"}}
+        for name, pool in scenario()["workers"].items()  # type: ignore[attr-defined]
+    }
+    document = scenario(workers=workers, placement_rules=rules, scheduling={"roles": {"kind": "threshold"}})
+    document["workload"] = document["workload"] | {"labels": {"tenant": {"x": 1}}}  # type: ignore[operator]
+    (found,) = problems(document)
+    assert found.startswith("placement_rules: found rules beside roles that change, expected scheduling.roles fixed")

@@ -239,7 +239,7 @@ class Scheduler:
             self._fleet.colocated[state.prefill_side()].release(state, self._out)
         else:
             self._fleet.decode[state.decode_side()].release(state, self._out)
-            if self._roles is not None:
+            if self._roles is not None and state.first_token_ns:  # else computed where it decoded: as slow as prefills
                 self._roles.gauge.output_ended(state.generated, self._now_ns - state.first_token_ns)
         self._life.finish(state, why)
 

@@ -7,7 +7,7 @@ reports its problem and lets the others go on. It must not know YAML or pydantic
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, SharedLink, WorkerSpec
+from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, RoleSpec, SharedLink, WorkerSpec
 from kvsim.core.messages import WorkerId
 from kvsim.presets.fields import GpuFields
 from kvsim.scenario.checks import check_lengths
@@ -22,6 +22,7 @@ from kvsim.scenario.memory import (
 from kvsim.scenario.merge import nearest
 from kvsim.scenario.problems import Report
 from kvsim.scenario.profile_resolve import check_devices, check_profiles, decision_ns, devices_of, handshake_ns
+from kvsim.scenario.roles_schema import ControllerFields, FixedRoles, ThresholdFields
 from kvsim.scenario.rules_check import check_rules, placement_rules
 from kvsim.scenario.schema import Document, Pool
 from kvsim.scenario.values import Slo, Variant
@@ -67,7 +68,13 @@ def resolve_variant(name: str, document: Document, report: Report, directory: Pa
 def _check_roles(document: Document, report: Report) -> None:
     """Both sides of a transfer exist; without transfers one worker does."""
     pools = document.workers
+    kind = document.scheduling.roles.kind
+    if kind == "controller" and not (document.slo.ttft and document.slo.tpot):
+        report.add(["scheduling", "roles"], "found 'controller' without slo.ttft and slo.tpot, expected both above 0")
     if document.transfer.mode == "colocated":
+        if kind != "fixed":
+            message = f"found '{kind}' with transfer.mode colocated, expected fixed: a colocated worker does both"
+            report.add(["scheduling", "roles", "kind"], message)
         if not any(pool.count for pool in pools.values()):
             report.add(["workers"], "found no worker, expected at least one")
         return
@@ -211,10 +218,25 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
         transfer_retries_max=scheduling.transfer_retries_max,
         transfer_targets_max=scheduling.transfer_targets_max,
         transfer_recomputes_max=scheduling.transfer_recomputes_max,
+        roles=_roles(document),
     )
     uplinks = document.network.uplinks
     shared = tuple(SharedLink(name, int(uplink.rate)) for name, uplink in uplinks.items())
     return ClusterSpec(kv=kv, workers=tuple(workers), policy=policy, uplinks=shared)
+
+
+def _roles(document: Document) -> RoleSpec | None:
+    """When workers change their roles; None: never."""
+    match document.scheduling.roles:
+        case ThresholdFields() as threshold:
+            return threshold.value()
+        case ControllerFields() as controller:
+            slo = document.slo
+            assert slo.ttft, "_check_roles wants limits for a controller"
+            assert slo.tpot, "_check_roles wants limits for a controller"
+            return controller.value(slo.ttft, slo.tpot)
+        case FixedRoles():
+            return None
 
 
 def _hardware(document: Document, model: ModelShape) -> Hardware:
@@ -232,6 +254,7 @@ def _hardware(document: Document, model: ModelShape) -> Hardware:
             order_ns=profile.host.order if profile is not None else 0,
             report_ns=profile.host.report if profile is not None else 0,
             pack_bytes_per_s=profile.message.pack_rate if profile is not None else None,
+            role_switch_ns=pool.role_switch,
         )
         workers.extend([one] * pool.count)
     uplinks = document.network.uplinks

@@ -5,6 +5,7 @@ each worker. Turns both into what the scheduler goes by. It must not know YAML.
 from kvsim.core.cluster import PlacementRule
 from kvsim.scenario.merge import nearest
 from kvsim.scenario.problems import Report
+from kvsim.scenario.roles_schema import FixedRoles
 from kvsim.scenario.schema import Document, Pool
 
 
@@ -22,6 +23,11 @@ def placement_rules(document: Document) -> tuple[PlacementRule, ...]:
 def check_rules(document: Document, report: Report) -> None:
     """Every label of a rule is one of workers, every worker has a partner, and every request a pair of them."""
     rules = placement_rules(document)
+    if rules and not isinstance(document.scheduling.roles, FixedRoles):
+        message = (
+            "found rules beside roles that change, expected scheduling.roles fixed: roles change regardless of rules"
+        )
+        report.add(["placement_rules"], message)
     known = sorted({label for pool in document.workers.values() for label in pool.labels})
     for index, rule in enumerate(rules):
         if rule.label not in known:
@@ -52,7 +58,8 @@ def _check_partners(document: Document, rules: tuple[PlacementRule, ...], report
 
 def _check_requests(document: Document, label: str, report: Report) -> None:
     served = {pool.labels.get(label) for pool in document.workers.values() if pool.count}
-    asked = list(document.workload.labels.get(label, {})) or [None]
+    asked: list[str | None] = [*document.workload.labels.get(label, {})]
+    asked = asked or [None]
     for value in asked:
         if value not in served:
             have = ", ".join(sorted(value or "none" for value in served))

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from kvsim.core.cluster import DecodePlacement, Placement
 from kvsim.presets.fields import Count, Fields, Text
 from kvsim.scenario.limits import DurationAuto, DurationLimit
+from kvsim.scenario.roles_schema import FixedRoles, Roles
 
 Tries = Annotated[int, Field(strict=True, ge=0)]
 
@@ -55,6 +56,11 @@ class Scheduling(Fields):
         default=2,
         description="How often the KV of a request is computed anew because it reached no decode worker; after that "
         "the request ends as failed.",
+    )
+    roles: Roles = Field(
+        default=FixedRoles(),
+        description="When workers change between prefill and decode at run time. fixed: never. threshold: by marks on "
+        "the two queues. controller: by the workers that each role needs to keep slo.ttft and slo.tpot.",
     )
     decision: DurationAuto = Field(
         default=None,

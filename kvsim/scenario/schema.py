@@ -106,6 +106,11 @@ class Pool(Fields):
     watermark: Annotated[float, Field(strict=True, ge=0, lt=1)] = Field(
         default=0.01, description="Share of the blocks that stays free when a new request is admitted."
     )
+    role_switch: Duration = Field(
+        default=0,
+        description="What an empty worker takes to change its role, where scheduling.roles lets it: 0 s if its engine "
+        "computes both, as kvsim's real workers do; else what loading and capturing take.",
+    )
     uplink: OptionalName = Field(
         default=None, description="The shared link of network.uplinks that joins the pool, or none."
     )

@@ -110,6 +110,25 @@ class GeneratedWorkload:
 
 
 @dataclass(frozen=True, slots=True)
+class PhaseSpec:
+    """For ``duration_ns``, requests arrive like this and are as long as this."""
+
+    duration_ns: int
+    arrivals: ArrivalSpec
+    lengths: LengthPairs
+
+
+@dataclass(frozen=True, slots=True)
+class PhasedWorkload:
+    """Drawn requests whose rate and lengths change with time: one phase after the other, each drawn independently of
+    the others. ``output_tokens_max`` is as in ``GeneratedWorkload``."""
+
+    phases: tuple[PhaseSpec, ...]
+    output_tokens_max: int | None
+    labels: LabelShares = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TraceWorkload:
     """The requests of a recorded trace at their recorded instants.
 
@@ -129,4 +148,4 @@ class TraceWorkload:
     labels: LabelShares = ()
 
 
-WorkloadSpec: TypeAlias = GeneratedWorkload | TraceWorkload
+WorkloadSpec: TypeAlias = GeneratedWorkload | PhasedWorkload | TraceWorkload
