@@ -11,6 +11,7 @@ from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, WorkerSpec
 from kvsim.core.messages import WorkerId
 from kvsim.presets.fields import GpuFields
 from kvsim.scenario.checks import check_lengths
+from kvsim.scenario.fault_resolve import late_workers, resolve_faults
 from kvsim.scenario.memory import (
     activation_bytes_per_rank,
     kv_block_bytes_per_rank,
@@ -46,6 +47,7 @@ def resolve_variant(name: str, document: Document, report: Report, directory: Pa
     check_devices(document, report)
     kv_blocks = {pool: _kv_blocks(pool, document, model, report) for pool in document.workers}
     _check_uplinks(document, report)
+    faults, fault_places = resolve_faults(document, report)
     workload = resolve_workload(document.workload, directory, report)
     if report.problems or workload is None:
         return None
@@ -57,6 +59,8 @@ def resolve_variant(name: str, document: Document, report: Report, directory: Pa
         workload=workload,
         slo=Slo(document.slo.ttft, document.slo.tpot, document.slo.attainment),
         first_token=document.metrics.first_token,
+        faults=faults,
+        fault_places=fault_places,
     )
     check_lengths(variant, report)
     return None if report.problems else Resolved(variant, kv_blocks)
@@ -158,6 +162,7 @@ def _step_tokens(pool: Pool, document: Document) -> int:
 def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -> ClusterSpec:
     transfer, scheduling = document.transfer, document.scheduling
     workers: list[WorkerSpec] = []
+    late = late_workers(document)
     for name, pool in document.workers.items():
         role: Role = "colocated" if transfer.mode == "colocated" else pool.role
         for index in range(pool.count):
@@ -171,6 +176,7 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
                     batch_requests_max=pool.batch_requests_max,
                     batch_tokens_max=_step_tokens(pool, document),
                     watermark_blocks=int(pool.watermark * kv_blocks[name]),
+                    present=len(workers) not in late,
                 )
             )
     kv = KvSpec(
