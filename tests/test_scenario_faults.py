@@ -169,5 +169,8 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_names_that_are_not_there_are_all_told_at_once(tmp_path: Path) -> None:
-    entries = ("kind: worker_crash, worker: x, at: 1 s, restart: 1 s", "kind: link_down, uplink: x, at: 1 s, lasts: 1 s")
+    entries = (
+        "kind: worker_crash, worker: x, at: 1 s, restart: 1 s",
+        "kind: link_down, uplink: x, at: 1 s, lasts: 1 s",
+    )
     assert [line.split(": ")[1] for line in problems(tmp_path, *entries)] == ["faults.0.worker", "faults.1.uplink"]
