@@ -11,6 +11,7 @@ from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, RoleSpec, 
 from kvsim.core.messages import WorkerId
 from kvsim.presets.fields import GpuFields
 from kvsim.scenario.checks import check_lengths
+from kvsim.scenario.fault_resolve import late_workers, resolve_faults
 from kvsim.scenario.memory import (
     activation_bytes_per_rank,
     kv_block_bytes_per_rank,
@@ -49,6 +50,7 @@ def resolve_variant(name: str, document: Document, report: Report, directory: Pa
     kv_blocks = {pool: _kv_blocks(pool, document, model, report) for pool in document.workers}
     _check_uplinks(document, report)
     check_rules(document, report)
+    faults, fault_places = resolve_faults(document, report)
     workload = resolve_workload(document.workload, directory, report)
     if report.problems or workload is None:
         return None
@@ -60,6 +62,8 @@ def resolve_variant(name: str, document: Document, report: Report, directory: Pa
         workload=workload,
         slo=Slo(document.slo.ttft, document.slo.tpot, document.slo.attainment),
         first_token=document.metrics.first_token,
+        faults=faults,
+        fault_places=fault_places,
     )
     check_lengths(variant, report)
     return None if report.problems else Resolved(variant, kv_blocks)
@@ -175,6 +179,7 @@ def _chunk_tokens(pool: Pool, document: Document) -> int:
 def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -> ClusterSpec:
     transfer, scheduling = document.transfer, document.scheduling
     workers: list[WorkerSpec] = []
+    late = late_workers(document)
     for name, pool in document.workers.items():
         role: Role = "colocated" if transfer.mode == "colocated" else pool.role
         for index in range(pool.count):
@@ -188,6 +193,7 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
                     batch_requests_max=pool.batch_requests_max,
                     batch_tokens_max=_chunk_tokens(pool, document),
                     watermark_blocks=int(pool.watermark * kv_blocks[name]),
+                    present=len(workers) not in late,
                     link_bytes_per_s=int(pool.nics * pool.nic.rate),
                     uplink=pool.uplink,
                     labels=tuple(sorted(pool.labels.items())),

@@ -24,6 +24,7 @@ from kvsim.presets.fields import (
     Text,
 )
 from kvsim.profile.fields import Slowdown, WorkerProfile
+from kvsim.scenario.fault_schema import Detection, FaultEntry
 from kvsim.scenario.limits import DurationAuto, DurationLimit, KvMemory, OptionalName
 from kvsim.scenario.preset_or import FileOr, OrNone, PresetOr
 from kvsim.scenario.scheduling_schema import PlacementRule, Scheduling
@@ -263,6 +264,11 @@ class Document(Fields):
         default=(), description="Where KV cache and requests may not go."
     )
     workload: Workload = Field(description="What clients ask for.")
+    faults: list[FaultEntry] = Field(
+        default=[],
+        description="What goes wrong in simulated runs, at given times or at rates. Real workers are spared.",
+    )
+    detection: Detection = Field(default=Detection(), description="How long it takes until somebody notices a fault.")
     slo: SloLimits = Field(default=SloLimits(), description="Service level objectives.")
     metrics: Metrics = Field(default=Metrics(), description="How results are measured.")
     cost: Cost | None = Field(default=None, description="What things cost; without it plans are in GPUs only.")
