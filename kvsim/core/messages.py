@@ -192,8 +192,7 @@ TransferKind: TypeAlias = Literal["push", "pull", "message"]
 FinishReason: TypeAlias = Literal["stop", "length", "too_long", "timeout", "cancelled", "shed", "failed", "forbidden"]
 """``stop``: the model ended it. ``length``: its token limit was reached. ``cancelled``: its client gave it up.
 ``failed``: its KV reached no decode worker, whatever was tried. Rejected without output: ``too_long``: it cannot fit
-any block pool. ``timeout``: it waited too long for its prefill. ``shed``: too many waited already when it arrived.
-``forbidden``: placement rules leave no worker for it."""
+any pool; ``timeout``: it waited too long; ``shed``: too many waited already; ``forbidden``: rules leave no worker."""
 
 
 class AssignBlocks(Message, frozen=True, gc=False):
