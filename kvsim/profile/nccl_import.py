@@ -136,10 +136,12 @@ def _groups(file: Path, problems: list[str]) -> list[Group]:
         problems.append(f"{file}: {wrong}")
         return []
     groups = []
-    for (ranks, per_node), rows in table.groupby(["num_workers", "devices_per_node"]):
+    for _, rows in table.groupby(["num_workers", "devices_per_node"]):
         folded = rows.groupby("size")[median].median()
-        points = tuple(MessagePoint(int(size), float(ms) * _NS_PER_MS) for size, ms in folded.items())
-        groups.append(Group(kind, int(ranks), int(per_node), points))
+        times = zip(folded.index.tolist(), folded.tolist(), strict=True)
+        points = tuple(MessagePoint(int(size), ms * _NS_PER_MS) for size, ms in times)
+        ranks, per_node = (int(rows[column].iloc[0]) for column in ("num_workers", "devices_per_node"))
+        groups.append(Group(kind, ranks, per_node, points))
     problems += [f"{file}: {text}" for group in groups if (text := _implausible(group, median))]
     return groups
 
