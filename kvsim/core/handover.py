@@ -147,6 +147,7 @@ class HandOver:
         """The layers that are ready go to another target, from the first one on."""
         self._plans.pop(state.request.id, None)
         state.layers_started = state.layers_arrived = 0
+        state.transfer_failures = state.transfer_path = 0
 
     def source_is_free(self, state: RequestState) -> bool:
         """Whether every layer was handed to a transfer and every transfer has let go of the source."""
@@ -160,6 +161,7 @@ class HandOver:
         """The request's hand-over is over or begins anew."""
         self._plans.pop(state.request.id, None)
         state.layers_ready = state.layers_started = state.layers_arrived = 0
+        state.transfer_failures = state.transfer_path = 0
 
     def _planner(self, source: WorkerId, target: WorkerId) -> TransferPlanner:
         degrees = self._ranks[source], self._ranks[target]
