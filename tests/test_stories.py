@@ -6,7 +6,8 @@
 from pathlib import Path
 
 import pytest
-from story_language import tell_story
+
+from kvsim.fuzz.language import tell_story
 
 STORIES = sorted((Path(__file__).parent / "stories").glob("*.txt"))
 

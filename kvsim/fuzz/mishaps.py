@@ -18,6 +18,7 @@ from kvsim.core.messages import (
     PrefillDone,
     RequestCancelled,
     RequestId,
+    RoleSwitched,
     RunDecode,
     TransferDone,
     TransferFailed,
@@ -42,6 +43,7 @@ class Mishaps:
     def __init__(self, ground: Ground, choices: Choices, happened: Counter[str]) -> None:
         self.hung: set[WorkerId] = set()
         self._ground = ground
+        self._attendance = ground.attendance
         self._choices = choices
         self._happened = happened
         self._cuts: set[tuple[WorkerId, WorkerId, int]] = set()  # source, target, path
@@ -94,15 +96,11 @@ class Mishaps:
 
     def away(self) -> list[WorkerId]:
         """Workers that can come back in this instant."""
-        return [
-            WorkerId(worker)
-            for worker, there in enumerate(self._ground.present)
-            if not there and worker not in self._changed
-        ]
+        return [worker for worker in self._attendance.away() if worker not in self._changed]
 
     def join(self, worker: WorkerId) -> Event:
         """A worker is there."""
-        self._ground.present[worker] = True
+        self._attendance.present[worker] = True
         self._changed.add(worker)
         return WorkerJoined(worker)
 
@@ -118,10 +116,9 @@ class Mishaps:
 
     def alive(self) -> list[tuple[WorkerId, tuple[TransferId, ...]]]:
         """The workers that are well, each with the transfers that it is at work on."""
-        well = [worker for worker in range(len(self._ground.present)) if self._ground.present[worker]]
         return [
-            (WorkerId(worker), tuple([moving.command.transfer for moving in self._moved_by(WorkerId(worker))]))
-            for worker in well
+            (worker, tuple([moving.command.transfer for moving in self._moved_by(worker)]))
+            for worker in self._attendance.there()
             if worker not in self.hung
         ]
 
@@ -133,8 +130,8 @@ class Mishaps:
 
     def _worker(self, *, present: bool) -> WorkerId | None:
         """One that is there, or one that is not; at most one change a worker and an instant."""
-        worker = WorkerId(self._choices.below(len(self._ground.present)))
-        fits = self._ground.present[worker] == present and worker not in self._changed
+        worker = WorkerId(self._choices.below(len(self._attendance.present)))
+        fits = self._attendance.present[worker] == present and worker not in self._changed
         return worker if fits else None
 
     def _lose(self) -> list[Event]:
@@ -144,11 +141,14 @@ class Mishaps:
             return []
         self._changed.add(worker)
         self.hung.discard(worker)
+        switch = self._attendance.lose(worker)
+        if switch is not None:
+            self._unsaid.append(RoleSwitched(worker, switch.switch))
         runs, transfers = self._ground.lose(worker)
         for run in runs:
             number = run.command.run
             if isinstance(run.command, RunDecode):
-                self._unsaid.append(DecodeAdvanced(worker, number, 1, 1, 0, ended=True))
+                self._unsaid.append(DecodeAdvanced(worker, number, 1, 1_000_000, 0, ended=True))
             else:
                 self._unsaid += [PrefillDone(worker, number), LayersReady(worker, number, 1)]
         for moving in transfers:
@@ -164,7 +164,7 @@ class Mishaps:
         worker = self._worker(present=True)
         if worker is None:
             return []
-        self._ground.leaving[worker] = True
+        self._attendance.leave(worker)
         self._changed.add(worker)
         return [WorkerLeaving(worker)]
 

@@ -20,7 +20,9 @@ from kvsim.core.messages import (
     Request,
     RequestArrived,
     RequestId,
+    RoleSwitched,
     RunPrefill,
+    SwitchRole,
     TransferDone,
     TransferFailed,
     TransferReleased,
@@ -35,7 +37,7 @@ from kvsim.fuzz.mishaps import Mishaps
 CALLS_PER_REQUEST_MAX = 1000
 """More calls of the scheduler than this for each request mean that they get nowhere."""
 
-_Doing: TypeAlias = Run | Moving | WorkerId | None
+_Doing: TypeAlias = Run | Moving | SwitchRole | WorkerId | None
 
 
 class World:
@@ -83,7 +85,7 @@ class World:
 
     def _happenings(self) -> list[Event]:
         """What happens at the next instant."""
-        self._now_ns += self._choices.pick((1, 0, 5))
+        self._pass_time()
         self._mishaps.begin(self._now_ns)
         events: list[Event] = []
         for _ in range(self._choices.pick((1, 1, 1, 2, 3))):
@@ -101,6 +103,15 @@ class World:
             events.append(DeadlineReached())
         return events
 
+    def _pass_time(self) -> None:
+        """A little, or until the scheduler wants to be asked, and never much past that."""
+        later_ns = self._now_ns + self._choices.pick((1, 0, 5))
+        deadline_ns = self.scheduler.deadline_ns
+        if deadline_ns is not None:
+            late = later_ns > deadline_ns or self._choices.happens(50)
+            later_ns = max(self._now_ns, deadline_ns) if late else later_ns
+        self._now_ns = later_ns
+
     def _faulty(self) -> bool:
         return self._arrived < len(self._wants)
 
@@ -114,6 +125,7 @@ class World:
         """One thing goes on."""
         mishaps, ground = self._mishaps, self.ground
         doing: list[_Doing] = [run for run in ground.runs.values() if run.command.worker not in mishaps.hung]
+        doing += [switch for worker, switch in ground.attendance.switching.items() if worker not in mishaps.hung]
         doing += [moving for moving in ground.moving.values() if mishaps.goes_on(moving)]
         if self._faulty():
             doing.append(None)
@@ -129,6 +141,11 @@ class World:
             return [event]
         if isinstance(chosen, Moving):
             return [self._move(chosen)]
+        if isinstance(chosen, SwitchRole):
+            del ground.attendance.switching[chosen.worker]
+            switched = RoleSwitched(chosen.worker, chosen.switch)
+            mishaps.say(switched)
+            return [switched]
         if chosen is not None:
             return [mishaps.join(chosen)]
         want = self._wants[self._arrived]

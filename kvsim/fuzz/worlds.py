@@ -3,7 +3,17 @@
 It must not know what happens in them.
 """
 
-from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, TransferMode, WorkerSpec
+from kvsim.core.cluster import (
+    ClusterSpec,
+    ControllerRoles,
+    KvSpec,
+    PolicySpec,
+    Role,
+    RoleSpec,
+    ThresholdRoles,
+    TransferMode,
+    WorkerSpec,
+)
 from kvsim.core.messages import WorkerId
 from kvsim.fuzz.choices import Choices
 from kvsim.fuzz.holdings import Want
@@ -15,21 +25,53 @@ FAULTS_PERMILLE = 200
 
 
 def random_world(
-    mode: TransferMode, choices: Choices, requests: int = REQUESTS, faults_permille: int = FAULTS_PERMILLE
+    mode: TransferMode,
+    choices: Choices,
+    requests: int = REQUESTS,
+    faults_permille: int = FAULTS_PERMILLE,
+    *,
+    roles: bool | None = None,
 ) -> World:
-    """A world of this mode as ``choices`` say."""
-    spec = random_cluster(mode, choices)
+    """A world of this mode as ``choices`` say. ``roles``: whether its workers may change theirs; None leaves it to
+    chance."""
+    spec = random_cluster(mode, choices, roles)
     wants = [
         Want(choices.between(1, 16), choices.between(1, 12), choices.pick((100, 8, 3, 1))) for _ in range(requests)
     ]
     return World(spec, wants, choices, faults_permille)
 
 
-def random_cluster(mode: TransferMode, choices: Choices) -> ClusterSpec:
+def random_roles(choices: Choices) -> RoleSpec:
+    """A policy that changes its mind often."""
+    threshold = ThresholdRoles(
+        prefill_queue_tokens_high=choices.pick((4, 12)),
+        prefill_queue_tokens_low=choices.pick((4, 40)),
+        decode_memory_permille_high=choices.pick((50, 300)),
+        decode_memory_permille_low=choices.pick((300, 1000)),
+    )
+    controller = ControllerRoles(
+        ttft_ns=choices.pick((5, 50)),
+        tpot_ns=choices.pick((1, 5)),
+        pressure_permille=300,
+        margin_permille=0,
+        window_ns=40,
+    )
+    return RoleSpec(
+        choices.pick((threshold, controller)),
+        interval_ns=choices.pick((3, 12)),
+        dwell_ns=choices.pick((0, 20)),
+        drain_max_ns=choices.pick((None, 0, 20)),
+        prefill_min=choices.between(1, 2),
+        decode_min=choices.between(1, 2),
+    )
+
+
+def random_cluster(mode: TransferMode, choices: Choices, roles: bool | None = None) -> ClusterSpec:
     """One to three workers of each role, which differ in memory, tensor parallelism and paths; some come late."""
     kv = KvSpec(
         layers=choices.pick((4, 1)), kv_heads=2, head_dim=1, dtype_bytes=1, block_tokens=choices.pick((4, 1, 3))
     )
+    changing = choices.happens(250) if roles is None else roles
     policy = PolicySpec(
         mode,
         layers_per_group=choices.pick((2, 1, 4)),
@@ -43,15 +85,18 @@ def random_cluster(mode: TransferMode, choices: Choices) -> ClusterSpec:
         transfer_recomputes_max=choices.below(3),
         kv_lease_ns=choices.pick((None, 60, 20, 200)),
         queue_requests_max=choices.pick((None, None, 8, 2)),
+        roles=random_roles(choices) if changing and mode != "colocated" else None,
     )
-    roles: list[Role] = ["prefill"] * choices.between(1, 3) + ["decode"] * choices.between(1, 3)
+    pools: list[Role] = ["prefill"] * choices.between(1, 3) + ["decode"] * choices.between(1, 3)
+    if mode == "colocated":
+        pools = ["colocated"] * len(pools)
     tokens = choices.pick((48, 24, 120))
     batch = choices.pick((8, 2)), choices.pick((32, 8))
     workers = [
         WorkerSpec(
             id=WorkerId(index),
-            name=f"{role[0]}{index}" if mode != "colocated" else f"c{index}",
-            role=role if mode != "colocated" else "colocated",
+            name=f"{role[0]}{index - pools.index(role)}",
+            role=role,
             tensor_parallel=choices.pick((1, 1, 2)),
             kv_blocks=choices.pick((1, 1, 2)) * tokens // kv.block_tokens,
             batch_requests_max=batch[0],
@@ -60,6 +105,6 @@ def random_cluster(mode: TransferMode, choices: Choices) -> ClusterSpec:
             present=not choices.happens(100),
             paths=choices.pick((1, 2)),
         )
-        for index, role in enumerate(roles)
+        for index, role in enumerate(pools)
     ]
     return ClusterSpec(kv, tuple(workers), policy)

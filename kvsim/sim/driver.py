@@ -16,17 +16,21 @@ from kvsim.core.messages import (
     Command,
     CutDecode,
     DeadlineReached,
+    DrainWorker,
     Event,
     FinishRequest,
+    KeepRole,
     LeasesRenewed,
     ReleaseBlocks,
     Request,
     RequestArrived,
     RequestId,
+    RoleSwitched,
     RunDecode,
     RunPrefill,
     StartTransfer,
     StopTransfer,
+    SwitchRole,
     TransferDone,
     TransferId,
     TransferReleased,
@@ -44,6 +48,9 @@ Observer = Callable[[int, Sequence[Event], Sequence[Command]], None]
 """Is shown every call of ``handle``: ``(now_ns, events, commands)``."""
 
 OUTPUT_TOKENS_UNLIMITED = 1 << 40
+
+CALLS_IN_VAIN_MAX = 100_000
+"""So many deadlines and renewals in a row with nothing else and without an order: requests wait for nothing."""
 
 
 class Simulation:
@@ -72,11 +79,17 @@ class Simulation:
             ReleaseBlocks: self._release_blocks,
             AssignBlocks: self._assign_blocks,
             FinishRequest: self._finish_request,
+            DrainWorker: self._change_of_mind,
+            KeepRole: self._change_of_mind,
+            SwitchRole: self._switch_role,
             StopTransfer: self._stop_transfer,
         }
+        self._switch_ns = [worker.order_ns + worker.role_switch_ns + worker.report_ns for worker in hardware.workers]
+        self._calls_in_vain = 0
         self._moving: dict[TransferId, StartTransfer] = {}
         self._renewal_ns = cluster.policy.kv_lease_renewal_ns
-        self._decode_workers = [worker.id for worker in cluster.workers if worker.role == "decode"]
+        changing = cluster.policy.roles is not None
+        self._decode_workers = [worker.id for worker in cluster.workers if changing or worker.role == "decode"]
         self._inbox: list[Event] = []
         self._deadline_ns: int | None = None
         self._over = False
@@ -144,6 +157,8 @@ class Simulation:
         self.events_total += len(events)
         for observe in self._observers:
             observe(now_ns, events, commands)
+        if not commands:
+            self._count_in_vain(events)
         if self._decision_ns:
             call_after(self._env, self._decision_ns, lambda: self._carry_out(commands))
         else:
@@ -156,6 +171,13 @@ class Simulation:
             on[type(command)](command)
         if self.finished == len(self._arrivals_ns) and not self.scheduler.requests_live:
             self._over = True
+
+    def _count_in_vain(self, events: Sequence[Event]) -> None:
+        """A scheduler that only asks to be woken again looks alive: this finds out that it is not."""
+        in_vain = {type(event) for event in events} <= {DeadlineReached, LeasesRenewed}
+        self._calls_in_vain = self._calls_in_vain + 1 if in_vain else 0
+        waiting = self._arrived - self.finished
+        assert self._calls_in_vain < CALLS_IN_VAIN_MAX, f"deadlock at {self.now_ns} ns: {waiting} requests wait"
 
     def _run_decode(self, command: RunDecode) -> None:
         self._workers[command.worker].run_decode(command)
@@ -178,6 +200,13 @@ class Simulation:
 
     def _assign_blocks(self, _command: AssignBlocks) -> None:
         """The blocks of a simulated worker hold no bytes."""
+
+    def _change_of_mind(self, _command: DrainWorker | KeepRole) -> None:
+        """It shows in what is ordered."""
+
+    def _switch_role(self, command: SwitchRole) -> None:
+        switched = RoleSwitched(command.worker, command.switch)
+        call_after(self._env, self._switch_ns[command.worker], lambda: self._report(switched))
 
     def _finish_request(self, _command: FinishRequest) -> None:
         self.finished += 1
