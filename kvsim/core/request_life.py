@@ -239,7 +239,8 @@ class RequestLife:
         state.enter(Phase.FINISHED)
         if state.transfer is not None:
             self._out.put(StopTransfer(state.transfer))
-            self.leases.grant(state.request.id)
+        if not self._handover.is_quiet(state):
+            self.leases.grant(state.request.id)  # the ends of its transfers are waited for no longer than that
         self.forget_if_quiet(state)
 
     def forget_if_quiet(self, state: RequestState) -> None:

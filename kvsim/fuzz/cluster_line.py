@@ -5,7 +5,7 @@ differs from the defaults. A key that every worker has (``paths=2``) may also gi
 It must not know what happens in the cluster.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from kvsim.core.cluster import (
     ClusterSpec,
@@ -65,7 +65,7 @@ def read_cluster(line: str) -> ClusterSpec:
     for letter, blocks in pools.items():
         for index, kv_blocks in enumerate(blocks):
             worker = WorkerId(len(workers))
-            fields = {field: kinds[key][worker] for key, (field, _) in WORKER_KEYS.items()}
+            fields: dict[str, Any] = {field: kinds[key][worker] for key, (field, _) in WORKER_KEYS.items()}
             fields["present"] = bool(fields["present"])
             workers.append(
                 WorkerSpec(id=worker, name=f"{letter}{index}", role=LETTERS[letter], kv_blocks=kv_blocks, **fields)
@@ -96,7 +96,8 @@ def write_cluster(spec: ClusterSpec) -> str:
         each = [str(int(getattr(worker, field))) for worker in spec.workers]
         if each != [str(default)] * len(each):
             words.append(f"{key}={each[0] if len(set(each)) == 1 else ','.join(each)}")
-    for keys, holder in ((POLICY_KEYS, spec.policy), (WORD_KEYS, spec.policy), (ROLE_KEYS, spec.policy.roles)):
+    holders: list[tuple[dict[str, Any], object]] = [(POLICY_KEYS, spec.policy), (WORD_KEYS, spec.policy)]
+    for keys, holder in (*holders, (ROLE_KEYS, spec.policy.roles)):
         for key, (field, default) in keys.items() if holder is not None else ():
             if getattr(holder, field) != default:
                 words.append(f"{key}={getattr(holder, field)}")

@@ -56,8 +56,9 @@ def random_roles(choices: Choices) -> RoleSpec:
         margin_permille=0,
         window_ns=40,
     )
+    policies: tuple[ThresholdRoles | ControllerRoles, ...] = (threshold, controller)
     return RoleSpec(
-        choices.pick((threshold, controller)),
+        choices.pick(policies),
         interval_ns=choices.pick((3, 12)),
         dwell_ns=choices.pick((0, 20)),
         drain_max_ns=choices.pick((None, 0, 20)),
@@ -87,9 +88,9 @@ def random_cluster(mode: TransferMode, choices: Choices, roles: bool | None = No
         queue_requests_max=choices.pick((None, None, 8, 2)),
         roles=random_roles(choices) if changing and mode != "colocated" else None,
     )
-    pools: list[Role] = ["prefill"] * choices.between(1, 3) + ["decode"] * choices.between(1, 3)
-    if mode == "colocated":
-        pools = ["colocated"] * len(pools)
+    prefill, decode = choices.between(1, 3), choices.between(1, 3)
+    pools: list[Role] = ["prefill", "decode"] if mode != "colocated" else ["colocated", "colocated"]
+    pools = [pools[0]] * prefill + [pools[1]] * decode
     tokens = choices.pick((48, 24, 120))
     batch = choices.pick((8, 2)), choices.pick((32, 8))
     workers = [
