@@ -6,6 +6,7 @@
 from pathlib import Path
 
 import pytest
+from worlds import ALL_MODES
 
 from kvsim.fuzz.language import tell_story
 
@@ -25,4 +26,4 @@ def test_there_are_stories_of_every_transfer_mode() -> None:
     modes = {
         line.split()[1] for path in STORIES for line in path.read_text().splitlines() if line.startswith("cluster")
     }
-    assert modes == {"push", "pull", "streamed", "message", "colocated"}
+    assert modes == set(ALL_MODES)

@@ -28,6 +28,7 @@ WORKER_KEYS: Final = {
     "watermark": ("watermark_blocks", 0),
     "paths": ("paths", 1),
     "present": ("present", 1),
+    "rate": ("link_bytes_per_s", 0),
 }
 POLICY_KEYS: Final = {
     "group": ("layers_per_group", 2),

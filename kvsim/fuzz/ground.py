@@ -8,10 +8,11 @@ and a request that ends twice.
 It must not decide what happens next: ``world`` does.
 """
 
-from kvsim.core.cluster import ClusterSpec
+from kvsim.core.cluster import ClusterSpec, Role
 from kvsim.core.messages import (
     AssignBlocks,
     BlockRuns,
+    ChooseMode,
     Command,
     CutDecode,
     DecodeAdvanced,
@@ -50,6 +51,7 @@ class Ground:
         self.tokens = [0] * len(wants)
         self.ends: dict[RequestId, FinishReason] = {}
         self.cancelled: set[RequestId] = set()
+        self.modes: dict[RequestId, str] = {}
         self._wants = wants
         self._held: list[dict[RequestId, Holding]] = [{} for _ in spec.workers]
         self._generations: list[dict[int, int]] = [{} for _ in spec.workers]  # by block
@@ -171,9 +173,7 @@ class Ground:
             case ReleaseBlocks():
                 self._release(command)
             case RunPrefill(worker, run) | RunDecode(worker, run):
-                self.attendance.assert_serves(
-                    worker, "prefill" if isinstance(command, RunPrefill) else "decode", "colocated"
-                )
+                self.attendance.assert_serves(worker, *self._roles_for(command))
                 assert all(other.command.worker != worker for other in self.runs.values()), "two runs on a worker"
                 self.runs[run] = Run(command)
             case CutDecode(_, run):
@@ -184,15 +184,29 @@ class Ground:
             case StopTransfer(transfer):
                 if transfer in self.moving:
                     self.moving[transfer].stopped = True
-            case DismissWorker(worker):
-                self._assert_idle(worker)
-                self.attendance.dismiss(worker)
-            case DrainWorker() | KeepRole() | SwitchRole():
-                if isinstance(command, SwitchRole):
-                    self._assert_idle(command.worker)
-                self.attendance.change(command)
+            case DismissWorker() | DrainWorker() | KeepRole() | SwitchRole():
+                self._change(command)
+            case ChooseMode(request, mode):
+                assert request not in self.ends, f"{mode} is chosen for request {request}, which is over"
+                self.modes[request] = mode
             case FinishRequest(request, why):
                 self._end(request, why)
+
+    def _change(self, command: DismissWorker | DrainWorker | KeepRole | SwitchRole) -> None:
+        """Who goes, or changes its role, has nothing left."""
+        if isinstance(command, DismissWorker | SwitchRole):
+            self._assert_idle(command.worker)
+        if isinstance(command, DismissWorker):
+            self.attendance.dismiss(command.worker)
+        else:
+            self.attendance.change(command)
+
+    def _roles_for(self, command: RunPrefill | RunDecode) -> tuple[Role, ...]:
+        """Who may be ordered a run. Of prompts a decode worker computes those only of which that was said."""
+        if isinstance(command, RunDecode):
+            return "decode", "colocated"
+        local = all(self.modes.get(chunk.request) == "local" for chunk in command.chunks)
+        return ("prefill", "colocated", "decode") if local else ("prefill", "colocated")
 
     def _assert_idle(self, worker: WorkerId) -> None:
         assert not self._held[worker], f"worker {worker} is to go with {self._held[worker]}"

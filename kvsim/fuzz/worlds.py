@@ -19,7 +19,7 @@ from kvsim.fuzz.choices import Choices
 from kvsim.fuzz.holdings import Want
 from kvsim.fuzz.world import World
 
-MODES: tuple[TransferMode, ...] = ("pull", "push", "streamed", "message", "colocated")
+MODES: tuple[TransferMode, ...] = ("pull", "push", "streamed", "message", "colocated", "adaptive")
 REQUESTS = 20
 FAULTS_PERMILLE = 200
 
@@ -105,6 +105,7 @@ def random_cluster(mode: TransferMode, choices: Choices, roles: bool | None = No
             watermark_blocks=choices.pick((0, 0, 1)),
             present=not choices.happens(100),
             paths=choices.pick((1, 2)),
+            link_bytes_per_s=choices.pick((0, 10**12, 10**13)) if mode == "adaptive" else 0,  # beside ns of prefill
         )
         for index, role in enumerate(pools)
     ]
