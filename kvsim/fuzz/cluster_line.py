@@ -11,6 +11,7 @@ from kvsim.core.cluster import (
     ClusterSpec,
     ControllerRoles,
     KvSpec,
+    PlacementRule,
     PolicySpec,
     Role,
     RoleSpec,
@@ -20,6 +21,7 @@ from kvsim.core.cluster import (
 from kvsim.core.messages import WorkerId
 
 LETTERS: Final[dict[str, Role]] = {"p": "prefill", "d": "decode", "c": "colocated"}
+LABELS: Final = ("site", "tenant")
 KV_KEYS: Final = {"layers": ("layers", 4), "heads": ("kv_heads", 1), "block_tokens": ("block_tokens", 4)}
 WORKER_KEYS: Final = {
     "tp": ("tensor_parallel", 1),
@@ -62,12 +64,18 @@ def read_cluster(line: str) -> ClusterSpec:
     pools = {letter: _blocks(values.pop(letter, "0x0")) for letter in LETTERS}
     count = sum(len(blocks) for blocks in pools.values())
     kinds = {key: _each(values.pop(key, str(default)), count) for key, (_, default) in WORKER_KEYS.items()}
+    labels = [
+        tuple((label, values[label].split(",")[worker]) for label in LABELS if label in values)
+        for worker in range(count)
+    ]
+    for label in LABELS:
+        values.pop(label, None)
     workers: list[WorkerSpec] = []
     for letter, blocks in pools.items():
         for index, kv_blocks in enumerate(blocks):
             worker = WorkerId(len(workers))
             fields: dict[str, Any] = {field: kinds[key][worker] for key, (field, _) in WORKER_KEYS.items()}
-            fields["present"] = bool(fields["present"])
+            fields |= {"present": bool(fields["present"]), "labels": labels[worker]}
             workers.append(
                 WorkerSpec(id=worker, name=f"{letter}{index}", role=LETTERS[letter], kv_blocks=kv_blocks, **fields)
             )
@@ -78,6 +86,7 @@ def read_cluster(line: str) -> ClusterSpec:
         **_numbers(values, POLICY_KEYS),  # type: ignore[arg-type]
         **chosen,  # type: ignore[arg-type]
         roles=_read_roles(values),
+        placement_rules=_read_rules(values.pop("rules", "")),
     )
     assert not values, f"what is {values} in {line!r}?"
     return ClusterSpec(kv, tuple(workers), policy)
@@ -102,6 +111,11 @@ def write_cluster(spec: ClusterSpec) -> str:
         for key, (field, default) in keys.items() if holder is not None else ():
             if getattr(holder, field) != default:
                 words.append(f"{key}={getattr(holder, field)}")
+    for label in LABELS:
+        if label in dict(spec.workers[0].labels):
+            words.append(f"{label}={','.join(dict(worker.labels)[label] for worker in spec.workers)}")
+    if spec.policy.placement_rules:
+        words.append("rules=" + ",".join(f"{rule.kind}.{rule.label}" for rule in spec.policy.placement_rules))
     match None if spec.policy.roles is None else spec.policy.roles.policy:
         case ThresholdRoles(prefill_high, prefill_low, decode_high, decode_low):
             words.append(f"roles={prefill_high},{prefill_low},{decode_high},{decode_low}")
@@ -124,6 +138,12 @@ def _read_roles(values: dict[str, str]) -> RoleSpec | None:
     else:
         return None
     return RoleSpec(policy, **numbers)  # type: ignore[arg-type]
+
+
+def _read_rules(text: str) -> tuple[PlacementRule, ...]:
+    """``kv.site,request.tenant``: kinds and labels."""
+    pairs = [rule.split(".") for rule in text.split(",") if rule]
+    return tuple([PlacementRule(kind, label) for kind, label in pairs])  # type: ignore[arg-type]
 
 
 def _numbers(values: dict[str, str], keys: dict[str, tuple[str, int | None]]) -> dict[str, int | None]:

@@ -34,13 +34,14 @@ STEP_FS = 1_000_000
 
 
 def read_event(words: list[str], names: dict[str, WorkerId], generations: dict[TransferId, int]) -> Event:
-    """``arrive r0 prompt=9 max=4``, ``layers p0 run0 2``, ``prefilled p0 run0 [last r0,r1]``, ``decoded d0 run1 3
-    [last r0 | more]``, ``arrived t0 [stale | of 7]``, ``released t0``, ``deadline``, ``alive d0 t0,t1``, or what
+    """``arrive r0 prompt=9 max=4 tenant=x``, ``layers p0 run0 2``, ``prefilled p0 run0 [last r0,r1]``, ``decoded d0
+    run1 3 [last r0 | more]``, ``arrived t0 [stale | of 7]``, ``released t0``, ``deadline``, ``alive d0 t0,t1``, or what
     ``read_mishap`` reads. ``generations`` are those of the source blocks of each transfer."""
     match words:
-        case ["arrive", request, prompt, *rest]:
-            limit = number(rest[0]) if rest else UNLIMITED
-            return RequestArrived(Request(RequestId(number(request)), number(prompt), limit))
+        case ["arrive", request, *values]:
+            labels = dict(value.split("=") for value in values)
+            prompt, limit = int(labels.pop("prompt")), int(labels.pop("max", UNLIMITED))
+            return RequestArrived(Request(RequestId(number(request)), prompt, limit, tuple(labels.items())))
         case ["layers", name, run, layers]:
             return LayersReady(names[name], RunId(number(run)), int(layers))
         case ["prefilled", name, run, *rest]:
@@ -91,7 +92,8 @@ def write_event(event: Event, names: list[str], generations: dict[TransferId, in
     match event:
         case RequestArrived(request):
             limit = "" if request.output_tokens_max == UNLIMITED else f" max={request.output_tokens_max}"
-            return f"arrive r{request.id} prompt={request.prompt_tokens}{limit}"
+            labels = "".join(f" {label}={value}" for label, value in request.labels)
+            return f"arrive r{request.id} prompt={request.prompt_tokens}{limit}{labels}"
         case LayersReady(worker, run, layers):
             return f"layers {names[worker]} run{run} {layers}"
         case PrefillDone(worker, run, finished):

@@ -53,6 +53,8 @@ class Ground:
         self.cancelled: set[RequestId] = set()
         self.modes: dict[RequestId, str] = {}
         self._wants = wants
+        rules = spec.policy.placement_rules
+        self._rules = {kind: [rule.label for rule in rules if rule.kind == kind] for kind in ("kv", "request")}
         self._held: list[dict[RequestId, Holding]] = [{} for _ in spec.workers]
         self._generations: list[dict[int, int]] = [{} for _ in spec.workers]  # by block
 
@@ -215,8 +217,14 @@ class Ground:
             ends = moving.command.source, moving.command.target
             assert moving.done or worker not in ends, f"worker {worker} is to go in transfer {moving.command.transfer}"
 
+    def _label(self, worker: WorkerId, label: str) -> str:
+        return dict(self.spec.workers[worker].labels)[label]
+
     def _assign(self, command: AssignBlocks) -> None:
         self.attendance.assert_serves(command.worker)
+        for rule in self._rules["request"]:
+            label = self._label(command.worker, rule)
+            assert label == dict(self._wants[command.request].labels)[rule], f"{rule} {label} is not for {command}"
         held = self._held[command.worker]
         taken = {block for holding in held.values() for block in holding.blocks}
         blocks = ids(command.blocks)
@@ -245,6 +253,9 @@ class Ground:
         source, target = self.spec.workers[command.source], self.spec.workers[command.target]
         self.attendance.assert_serves(command.source, "prefill")
         self.attendance.assert_serves(command.target, "decode")
+        for rule in self._rules["kv"]:
+            ends = self._label(command.source, rule), self._label(command.target, rule)
+            assert ends[0] == ends[1], f"KV leaves its {rule}, {ends[0]} for {ends[1]}: {command}"
         assert command.path < min(source.paths, target.paths), f"path {command.path} of {source.name}, {target.name}"
         others = [each for each in self.moving.values() if each.command.request == command.request and not each.done]
         assert not others, f"request {command.request} moves twice at a time: {others}, {command}"
@@ -270,5 +281,7 @@ class Ground:
             case "shed":
                 assert policy.queue_requests_max is not None, f"request {request} is shed without a limit"
                 assert not tokens, f"request {request} is shed after {tokens} tokens"
+            case "forbidden":
+                assert policy.placement_rules, f"request {request} is forbidden without a rule"
             case "too_long" | "failed":
                 pass

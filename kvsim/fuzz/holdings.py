@@ -5,7 +5,7 @@ Values only; ``ground`` says what becomes of them.
 
 from dataclasses import dataclass, field
 
-from kvsim.core.messages import BlockRuns, RequestId, RunDecode, RunPrefill, StartTransfer, WorkerId
+from kvsim.core.messages import BlockRuns, Labels, RequestId, RunDecode, RunPrefill, StartTransfer, WorkerId
 
 NOTHING = -1
 """Tokens of KV in blocks whose content is undefined."""
@@ -18,11 +18,12 @@ def ids(runs: BlockRuns) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """A request: its prompt, the tokens that its output really has, and its limit."""
+    """A request: its prompt, the tokens that its output really has, its limit, and what placement rules go by."""
 
     prompt_tokens: int
     output_tokens: int
     output_tokens_max: int
+    labels: Labels = ()
 
 
 @dataclass(slots=True)

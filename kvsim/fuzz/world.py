@@ -150,7 +150,8 @@ class World:
             return [mishaps.join(chosen)]
         want = self._wants[self._arrived]
         self._arrived += 1
-        return [RequestArrived(Request(RequestId(self._arrived - 1), want.prompt_tokens, want.output_tokens_max))]
+        request = Request(RequestId(self._arrived - 1), want.prompt_tokens, want.output_tokens_max, want.labels)
+        return [RequestArrived(request)]
 
     def _move(self, moving: Moving) -> Event:
         """The next of the two reports of a transfer, which may come in either order, or that it has failed."""

@@ -3,10 +3,13 @@
 It must not know what happens in them.
 """
 
+import msgspec
+
 from kvsim.core.cluster import (
     ClusterSpec,
     ControllerRoles,
     KvSpec,
+    PlacementRule,
     PolicySpec,
     Role,
     RoleSpec,
@@ -31,14 +34,31 @@ def random_world(
     faults_permille: int = FAULTS_PERMILLE,
     *,
     roles: bool | None = None,
+    rules: bool | None = None,
 ) -> World:
-    """A world of this mode as ``choices`` say. ``roles``: whether its workers may change theirs; None leaves it to
-    chance."""
+    """A world of this mode as ``choices`` say. ``roles``: whether its workers may change theirs; ``rules``: whether
+    they are at two sites and of two tenants, with rules for it, and keep their roles; None leaves it to chance."""
     spec = random_cluster(mode, choices, roles)
-    wants = [
-        Want(choices.between(1, 16), choices.between(1, 12), choices.pick((100, 8, 3, 1))) for _ in range(requests)
-    ]
+    ruled = choices.happens(200) if rules is None else rules
+    if ruled and spec.policy.roles is None:
+        spec = with_rules(spec, choices)
+    tenants = ("x", "y") if spec.policy.placement_rules else ()
+    wants = []
+    for _ in range(requests):
+        labels = (("tenant", choices.pick(tenants)),) if tenants else ()
+        tokens = choices.between(1, 16), choices.between(1, 12), choices.pick((100, 8, 3, 1))
+        wants.append(Want(*tokens, labels))
     return World(spec, wants, choices, faults_permille)
+
+
+def with_rules(spec: ClusterSpec, choices: Choices) -> ClusterSpec:
+    """The same cluster with random labels, KV that stays at its site, requests that stay with their tenant, or both.
+    Some requests may have no worker left."""
+    labels = [(("site", choices.pick("ab")), ("tenant", choices.pick("xxy"))) for _ in spec.workers]
+    workers = [msgspec.structs.replace(worker, labels=each) for worker, each in zip(spec.workers, labels, strict=True)]
+    within = (PlacementRule("kv", "site"), PlacementRule("request", "tenant"))
+    policy = msgspec.structs.replace(spec.policy, placement_rules=choices.pick((within[:1], within[1:], within)))
+    return ClusterSpec(spec.kv, tuple(workers), policy)
 
 
 def random_roles(choices: Choices) -> RoleSpec:
