@@ -66,8 +66,8 @@ def random_roles(choices: Choices) -> RoleSpec:
     threshold = ThresholdRoles(
         prefill_queue_tokens_high=choices.pick((4, 12)),
         prefill_queue_tokens_low=choices.pick((4, 40)),
-        decode_memory_permille_high=choices.pick((50, 300)),
-        decode_memory_permille_low=choices.pick((300, 1000)),
+        decode_load_permille_high=choices.pick((50, 300)),
+        decode_load_permille_low=choices.pick((300, 1000)),
     )
     controller = ControllerRoles(
         ttft_ns=choices.pick((5, 50)),
