@@ -11,6 +11,7 @@ from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, RoleSpec, 
 from kvsim.core.messages import WorkerId
 from kvsim.presets.fields import GpuFields
 from kvsim.scenario.checks import check_lengths
+from kvsim.scenario.fault_resolve import late_workers, resolve_faults
 from kvsim.scenario.memory import (
     activation_bytes_per_rank,
     kv_block_bytes_per_rank,
@@ -23,6 +24,7 @@ from kvsim.scenario.merge import nearest
 from kvsim.scenario.problems import Report
 from kvsim.scenario.profile_resolve import check_devices, check_profiles, decision_ns, devices_of, handshake_ns
 from kvsim.scenario.roles_schema import ControllerFields, FixedRoles, ThresholdFields
+from kvsim.scenario.rules_check import check_rules, placement_rules
 from kvsim.scenario.schema import Document, Pool
 from kvsim.scenario.values import Slo, Variant
 from kvsim.scenario.workload_resolve import resolve_workload
@@ -47,6 +49,8 @@ def resolve_variant(name: str, document: Document, report: Report, directory: Pa
     check_devices(document, report)
     kv_blocks = {pool: _kv_blocks(pool, document, model, report) for pool in document.workers}
     _check_uplinks(document, report)
+    check_rules(document, report)
+    faults, fault_places = resolve_faults(document, report)
     workload = resolve_workload(document.workload, directory, report)
     if report.problems or workload is None:
         return None
@@ -58,6 +62,8 @@ def resolve_variant(name: str, document: Document, report: Report, directory: Pa
         workload=workload,
         slo=Slo(document.slo.ttft, document.slo.tpot, document.slo.attainment),
         first_token=document.metrics.first_token,
+        faults=faults,
+        fault_places=fault_places,
     )
     check_lengths(variant, report)
     return None if report.problems else Resolved(variant, kv_blocks)
@@ -173,6 +179,7 @@ def _chunk_tokens(pool: Pool, document: Document) -> int:
 def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -> ClusterSpec:
     transfer, scheduling = document.transfer, document.scheduling
     workers: list[WorkerSpec] = []
+    late = late_workers(document)
     for name, pool in document.workers.items():
         role: Role = "colocated" if transfer.mode == "colocated" else pool.role
         for index in range(pool.count):
@@ -186,8 +193,10 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
                     batch_requests_max=pool.batch_requests_max,
                     batch_tokens_max=_chunk_tokens(pool, document),
                     watermark_blocks=int(pool.watermark * kv_blocks[name]),
+                    present=len(workers) not in late,
                     link_bytes_per_s=int(pool.nics * pool.nic.rate),
                     uplink=pool.uplink,
+                    labels=tuple(sorted(pool.labels.items())),
                 )
             )
     kv = KvSpec(
@@ -209,6 +218,7 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
         decode_placement=placement,
         steps_max=scheduling.steps_max,
         prefill_wait_max_ns=scheduling.prefill_wait_max,
+        placement_rules=placement_rules(document),
         queue_requests_max=scheduling.queue_requests_max,
         kv_lease_ns=scheduling.kv_lease,
         transfer_retries_max=scheduling.transfer_retries_max,
