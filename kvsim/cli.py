@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from kvsim.cli_bench import bench
+from kvsim.cli_explain import explain
 from kvsim.cli_fuzz import fuzz
 from kvsim.cli_profile import fidelity, profile
 from kvsim.cli_real import calibrate, validate
@@ -152,6 +153,7 @@ def replay(
 
 app.command()(sweep)
 app.command()(compare)
+app.command()(explain)
 app.command()(calibrate)
 app.command()(validate)
 app.command()(fidelity)
