@@ -5,7 +5,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fault_world import random_world
 from real_worlds import InProcess, real_cluster
 from test_real_in_process import prompt, serve
 from test_validate_conduct import exact, scenario
@@ -27,6 +26,8 @@ from kvsim.core.messages import (
     WorkerLost,
 )
 from kvsim.errors import RunFolderError
+from kvsim.fuzz.choices import Choices
+from kvsim.fuzz.worlds import random_world
 from kvsim.scenario import load_scenario
 from kvsim.study import run_scenario
 from kvsim.validation import validate_scenario
@@ -110,7 +111,7 @@ def test_the_log_accounts_for_every_byte_that_arrived(mode: TransferMode, tmp_pa
 def test_whatever_goes_wrong_every_transfer_is_in_the_log_once(mode: TransferMode) -> None:
     outcomes: Counter[str] = Counter()
     for seed in range(12):
-        played = random_world(mode, seed, rules=seed % 2 == 0)
+        played = random_world(mode, Choices(seed), rules=seed % 2 == 0)
         played.play()
         moved = list(movements(played.spec, played.records))
         ordered = [c.transfer for record in played.records for c in record.commands if isinstance(c, StartTransfer)]
