@@ -10,6 +10,7 @@ from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import (
     AssignBlocks,
     BlockRuns,
+    ChooseMode,
     Command,
     CutDecode,
     DecodeAdvanced,
@@ -26,6 +27,7 @@ from kvsim.core.messages import (
     RunId,
     RunPrefill,
     StartTransfer,
+    StopTransfer,
     TransferDone,
     TransferFailed,
     TransferId,
@@ -43,7 +45,7 @@ class _Storyteller:
         self._names = [worker.name for worker in cluster.workers]
         self._request = request
         self._runs: set[RunId] = set()
-        self._transfers: set[TransferId] = set()
+        self._transfers: dict[TransferId, int] = {}  # with the generation of their source blocks
         self._workers: set[WorkerId] = set()  # those that hold blocks of it
         self._decode_steps = 0
 
@@ -61,8 +63,11 @@ class _Storyteller:
                 self._decode_steps += event.steps
                 end = "; that was its last token" if self._request in event.finished else ""
                 return f"{event.steps} decode steps of run {event.run} on {self._names[event.worker]} are over{end}"
-            case TransferDone(transfer) if transfer in self._transfers:
-                return f"transfer {transfer} has arrived"
+            case TransferDone(transfer, generation) if transfer in self._transfers:
+                stale = (
+                    "" if generation == self._transfers[transfer] else " with blocks that are not proven to be its own"
+                )
+                return f"transfer {transfer} has arrived{stale}"
             case TransferReleased(transfer) if transfer in self._transfers:
                 return f"transfer {transfer} has let go of its source blocks"
             case TransferFailed(transfer) if transfer in self._transfers:
@@ -94,6 +99,10 @@ class _Storyteller:
                 return f"-> run {run} on {self._names[worker]} is to end at its next step"
             case StartTransfer() if command.request == self._request:
                 return self._transfer(command)
+            case ChooseMode() if command.request == self._request:
+                return f"-> mode {command.mode}: {_reason(command)}"
+            case StopTransfer(transfer) if transfer in self._transfers:
+                return f"-> transfer {transfer} is to stop"
             case FinishRequest(request, why) if request == self._request:
                 return f"-> finished: {why}"
             case _:
@@ -112,7 +121,7 @@ class _Storyteller:
         return None
 
     def _transfer(self, command: StartTransfer) -> str:
-        self._transfers.add(command.transfer)
+        self._transfers[command.transfer] = command.generation
         ends = f"{self._names[command.source]} -> {self._names[command.target]}"
         layers = f"layers {command.first_layer} to {command.first_layer + command.layers}"
         size = f"{format_bytes(command.size_bytes)} in {command.operations} operations"
@@ -136,3 +145,22 @@ def _blocks(blocks: BlockRuns) -> str:
     shown = ", ".join(f"{first}..{first + length - 1}" if length > 1 else str(first) for first, length in blocks[:4])
     more = ", ..." if len(blocks) > 4 else ""
     return f"{count} blocks ({shown}{more})"
+
+
+def _reason(choice: ChooseMode) -> str:
+    """Why a mode was chosen, with the figures that decided it."""
+    queue, prefill = format_duration_ns(choice.queue_ns), format_duration_ns(choice.prefill_ns)
+    transfer, memory = format_duration_ns(choice.transfer_ns), f"{choice.memory_share / 10_000:.0f} %"
+    match choice.why:
+        case "local_sooner":
+            return f"sooner there than after a queue of {queue}, a prefill of {prefill} and a transfer of {transfer}"
+        case "no_prefill_worker":
+            return "there is no prefill worker"
+        case "memory_free":
+            return f"only {memory} of the decode worker's memory is spoken for"
+        case "just_in_time":
+            return (
+                f"{memory} of the decode memory is spoken for; {queue} of prefill left just hide {transfer} of transfer"
+            )
+        case "memory_scarce":
+            return f"{memory} of the decode worker's memory is spoken for"

@@ -6,21 +6,36 @@ its KV are in them, and who may still read or write them. A token computed from 
 once, and so does an order to a worker that is gone.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 
+import msgspec
 from worlds import cluster
 
-from kvsim.core.cluster import ClusterSpec, PolicySpec, TransferMode
+from kvsim.core.cluster import (
+    ClusterSpec,
+    ControllerRoles,
+    PlacementRule,
+    PolicySpec,
+    RoleSpec,
+    ThresholdRoles,
+    TransferMode,
+)
 from kvsim.core.messages import (
     AssignBlocks,
     BlockRuns,
+    ChooseMode,
     Command,
     CutDecode,
+    DeadlineReached,
     DecodeAdvanced,
     DismissWorker,
+    DrainWorker,
     Event,
     FinishRequest,
+    KeepRole,
+    Labels,
     LayersReady,
     PrefillDone,
     Record,
@@ -29,10 +44,12 @@ from kvsim.core.messages import (
     RequestArrived,
     RequestCancelled,
     RequestId,
+    RoleSwitched,
     RunDecode,
     RunId,
     RunPrefill,
     StartTransfer,
+    SwitchRole,
     TransferDone,
     TransferFailed,
     TransferId,
@@ -88,6 +105,9 @@ class FaultWorld:
         self.scheduler = Scheduler(spec)
         self.records: list[Record] = []
         self.ends: dict[RequestId, str] = {}
+        self.choices: Counter[str] = Counter()
+        self._modes: dict[RequestId, str] = {}
+        self._tenants: list[str] = []
         self.tokens = [0] * len(wants)
         self._wants = wants
         self._random = random
@@ -103,6 +123,10 @@ class FaultWorld:
         self._late: list[Event] = []
         self._unsaid: list[Event] = []
         self._changed: set[WorkerId] = set()
+        self.switched = 0
+        self._roles = [worker.role for worker in spec.workers]
+        self._draining: set[WorkerId] = set()
+        self._switching: dict[WorkerId, SwitchRole] = {}
 
     def play(self, calls_max: int = 20_000) -> None:
         """Until every request has ended. Faults end with the arrivals; then every worker comes back."""
@@ -110,7 +134,7 @@ class FaultWorld:
             assert len(self.records) < calls_max, f"no end: {len(self.ends)} of {len(self._wants)} requests ended"
             events = self._happenings()
             assert events, f"deadlock: {self.scheduler.requests_live} requests wait for nothing"
-            self._now_ns += self._random.choice((0, 1, 5))
+            self._pass_time()
             commands = self.scheduler.handle(self._now_ns, events)
             self.scheduler.check()
             self.records.append(Record(self._now_ns, tuple(events), tuple(commands)))
@@ -118,6 +142,12 @@ class FaultWorld:
                 self._carry_out(command)
         assert not any(self._held), "blocks are held for nobody"
         assert not self._moving, "transfers go on for nobody"
+
+    def _pass_time(self) -> None:
+        """A little, and never past the instant at which the scheduler wants to be asked."""
+        deadline_ns = self.scheduler.deadline_ns
+        later_ns = self._now_ns + self._random.choice((0, 1, 5))
+        self._now_ns = later_ns if deadline_ns is None else max(self._now_ns, min(later_ns, deadline_ns))
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
@@ -135,7 +165,9 @@ class FaultWorld:
         return events or [event for event in [self._progress(), self._fault()] if event is not None]
 
     def _progress(self) -> Event | None:
-        choices: list[object] = [*self._runs.values(), *self._moving.values()]
+        choices: list[object] = [*self._runs.values(), *self._moving.values(), *self._switching.values()]
+        if self.scheduler.deadline_ns is not None:
+            choices.append("deadline")
         if self._arrived < len(self._wants):
             choices.append("arrival")
         else:
@@ -152,9 +184,23 @@ class FaultWorld:
                 return self._move(moving)
             case int(worker):
                 return self._join(worker)
+            case SwitchRole(worker, switch):
+                del self._switching[worker]
+                return RoleSwitched(worker, switch)
+            case "deadline":
+                assert self.scheduler.deadline_ns is not None
+                self._now_ns = max(self._now_ns, self.scheduler.deadline_ns)
+                return DeadlineReached()
         prompt, _, limit = self._wants[self._arrived]
         self._arrived += 1
-        return RequestArrived(Request(RequestId(self._arrived - 1), prompt, limit))
+        return RequestArrived(Request(RequestId(self._arrived - 1), prompt, limit, self._labels()))
+
+    def _labels(self) -> Labels:
+        """A tenant, if there are any."""
+        if not self.spec.policy.placement_rules:
+            return ()
+        self._tenants.append(self._random.choice("xy"))
+        return (("tenant", self._tenants[-1]),)
 
     def _compute(self, run: Run) -> Event:
         command = run.command
@@ -231,7 +277,7 @@ class FaultWorld:
         moving.done = True
         if moving.released:
             del self._moving[command.transfer]
-        return TransferDone(command.transfer)
+        return TransferDone(command.transfer, command.generation)
 
     def _read(self, moving: Moving) -> None:
         """The bytes leave the source."""
@@ -254,6 +300,7 @@ class FaultWorld:
             return self._join(worker)
         if kind == "leave" and self._present[worker]:
             self._leaving[worker] = True
+            self._draining.discard(worker)
             self._changed.add(worker)
             return WorkerLeaving(worker)
         if kind == "cancel" and self._arrived:
@@ -271,6 +318,7 @@ class FaultWorld:
         self._present[worker] = self._leaving[worker] = False
         self._changed.add(worker)
         self._held[worker] = {}
+        self._stop_switch(worker)
         for run in [run for run in self._runs.values() if run.command.worker == worker]:
             del self._runs[run.command.run]
             if isinstance(run.command, RunDecode):
@@ -287,6 +335,12 @@ class FaultWorld:
             self._unsaid += [TransferDone(transfer), TransferReleased(transfer), TransferFailed(transfer)]
         return WorkerLost(worker)
 
+    def _stop_switch(self, worker: WorkerId) -> None:
+        self._draining.discard(worker)
+        switch = self._switching.pop(worker, None)
+        if switch is not None:
+            self._unsaid.append(RoleSwitched(worker, switch.switch))
+
     def _join(self, worker: int) -> Event:
         self._present[worker] = True
         self._changed.add(WorkerId(worker))
@@ -297,7 +351,8 @@ class FaultWorld:
     def _carry_out(self, command: Command) -> None:
         match command:
             case AssignBlocks(worker, request, blocks):
-                self._assert_there(worker)
+                self._assert_serves(worker)
+                self._assert_permitted(worker, request)
                 taken = {block for holding in self._held[worker].values() for block in holding.blocks}
                 assert not taken & set(ids(blocks)), "a block is given twice"
                 self._held[worker].setdefault(request, Holding()).blocks += ids(blocks)
@@ -311,7 +366,8 @@ class FaultWorld:
                 assert not any(request in named(run) for run in self._runs.values() if run.command.worker == worker)
                 del self._held[worker][request]
             case RunPrefill(worker, run) | RunDecode(worker, run):
-                self._assert_there(worker)
+                self._assert_serves(worker)
+                self._assert_role(command)
                 assert all(other.command.worker != worker for other in self._runs.values()), "two runs on a worker"
                 self._runs[run] = Run(command)
             case CutDecode(_, run):
@@ -320,6 +376,7 @@ class FaultWorld:
             case StartTransfer(transfer, source=source, target=target):
                 self._assert_there(source)
                 self._assert_there(target)
+                self._assert_stays(source, target)
                 if command.first_layer == 0:
                     self._held[target][command.request].layers = 0
                 self._moving[transfer] = Moving(command)
@@ -327,8 +384,72 @@ class FaultWorld:
                 assert self._leaving[worker]
                 assert not self._held[worker]
                 self._present[worker] = self._leaving[worker] = False
+                self._stop_switch(worker)
+            case DrainWorker() | KeepRole() | SwitchRole():
+                self._change_role(command)
+            case ChooseMode(request):
+                assert request not in self.ends, "a choice for a request that is over"
+                self.choices[command.mode] += 1
+                self._modes[request] = command.mode
             case FinishRequest(request, why):
                 self._end(request, why)
+
+    def _change_role(self, command: DrainWorker | KeepRole | SwitchRole) -> None:
+        worker = command.worker
+        self._assert_serves(worker)
+        assert not self._leaving[worker], f"worker {worker} leaves"
+        assert command.reason if not isinstance(command, SwitchRole) else True
+        match command:
+            case DrainWorker(role=role):
+                self._draining.add(worker)
+                assert self._roles[worker] != role
+                left = self._serving(self._roles[worker])
+                roles = self.spec.policy.roles
+                assert roles is not None
+                least = roles.prefill_min if role == "decode" else roles.decode_min
+                assert left >= (least if self._serving(role) else 1), f"{left} serve after {command}"
+            case KeepRole():
+                self._draining.remove(worker)
+            case SwitchRole(role=role):
+                self._draining.remove(worker)
+                assert not self._held[worker], f"worker {worker} switches with {self._held[worker]}"
+                assert all(run.command.worker != worker for run in self._runs.values())
+                moving = [m.command for m in self._moving.values() if not m.done]
+                assert all(worker not in (order.source, order.target) for order in moving)
+                self._roles[worker] = role
+                self._switching[worker] = command
+                self.switched += 1
+
+    def _serving(self, role: str) -> int:
+        """Workers that have the role and are given work."""
+        return sum(
+            self._present[worker] and not self._leaving[worker] and WorkerId(worker) not in self._draining
+            for worker, other in enumerate(self._roles)
+            if other == role and WorkerId(worker) not in self._switching
+        )
+
+    def _assert_serves(self, worker: WorkerId) -> None:
+        self._assert_there(worker)
+        assert worker not in self._switching, f"an order to worker {worker}, which changes its role"
+
+    def _assert_permitted(self, worker: WorkerId, request: RequestId) -> None:
+        """A request gets blocks from workers of its tenant only."""
+        if PlacementRule("request", "tenant") in self.spec.policy.placement_rules:
+            assert dict(self.spec.workers[worker].labels)["tenant"] == self._tenants[request]
+
+    def _assert_stays(self, source: WorkerId, target: WorkerId) -> None:
+        """KV stays at its site."""
+        if PlacementRule("kv", "site") in self.spec.policy.placement_rules:
+            sites = [dict(self.spec.workers[worker].labels)["site"] for worker in (source, target)]
+            assert sites[0] == sites[1], f"KV leaves its site: {source} to {target}"
+
+    def _assert_role(self, command: RunPrefill | RunDecode) -> None:
+        """Of prompts a decode worker computes those only of which that was said."""
+        role = self._roles[command.worker]
+        if isinstance(command, RunDecode):
+            assert role != "prefill"
+        elif role == "decode":
+            assert all(self._modes.get(chunk.request) == "local" for chunk in command.chunks)
 
     def _assert_there(self, worker: WorkerId) -> None:
         assert self._present[worker], f"an order to worker {worker}, which is gone"
@@ -354,11 +475,44 @@ def named(run: Run) -> tuple[RequestId, ...]:
     return (*(chunk.request for chunk in command.chunks), *command.decoding)
 
 
-def random_world(mode: TransferMode, seed: int, faults: float = 0.2, requests: int = 20) -> FaultWorld:
-    """A random small cluster with little memory and random requests."""
+def random_roles(random: Random) -> RoleSpec:
+    """A policy that changes its mind often."""
+    threshold = ThresholdRoles(
+        prefill_queue_tokens_high=random.choice((4, 12)),
+        prefill_queue_tokens_low=random.choice((4, 40)),
+        decode_memory_permille_high=random.choice((50, 300)),
+        decode_memory_permille_low=random.choice((300, 1000)),
+    )
+    controller = ControllerRoles(
+        ttft_ns=random.choice((5, 50)),
+        tpot_ns=random.choice((1, 5)),
+        pressure_permille=300,
+        margin_permille=0,
+        window_ns=40,
+    )
+    return RoleSpec(
+        random.choice((threshold, controller)),
+        interval_ns=random.choice((3, 12)),
+        dwell_ns=random.choice((0, 20)),
+        drain_max_ns=random.choice((None, 0, 20)),
+        prefill_min=random.randint(1, 2),
+        decode_min=random.randint(1, 2),
+    )
+
+
+def random_world(
+    mode: TransferMode, seed: int, faults: float = 0.2, requests: int = 20, roles: bool = False, rules: bool = False
+) -> FaultWorld:
+    """A random small cluster with little memory and random requests; with ``roles``, of workers that change theirs,
+    with ``rules``, of workers at two sites and of two tenants, and of requests of these tenants."""
     random = Random(seed)
     prefill, decode = random.randint(1, 3), random.randint(1, 3)
-    policy = PolicySpec(mode, layers_per_group=random.choice((1, 2, 4)), transfer_retries_max=random.randint(0, 2))
+    policy = PolicySpec(
+        mode,
+        layers_per_group=random.choice((1, 2, 4)),
+        transfer_retries_max=random.randint(0, 2),
+        roles=random_roles(random) if roles else None,
+    )
     spec = cluster(
         mode,
         prefill=prefill,
@@ -368,6 +522,21 @@ def random_world(mode: TransferMode, seed: int, faults: float = 0.2, requests: i
         policy=policy,
         batch_requests_max=random.choice((2, 8)),
         batch_tokens_max=random.choice((8, 32)),
+        link_bytes_per_s=random.choice((0, 10**12, 10**13)) if mode == "adaptive" else 0,  # beside ns of prefill
     )
     wants = [(random.randint(1, 16), random.randint(1, 12), random.choice((3, 8, 100))) for _ in range(requests)]
-    return FaultWorld(spec, wants, random, faults)
+    return FaultWorld(with_rules(spec, random) if rules else spec, wants, random, faults)
+
+
+def with_rules(spec: ClusterSpec, random: Random) -> ClusterSpec:
+    """The same cluster with random labels, KV that stays at its site and perhaps requests that stay with their
+    tenant. Some requests may have no worker left."""
+    workers = [
+        msgspec.structs.replace(
+            worker, labels=(("site", random.choice("ab")), ("tenant", random.choice(("x", "x", "y"))))
+        )
+        for worker in spec.workers
+    ]
+    within = (PlacementRule("kv", "site"), PlacementRule("request", "tenant"))
+    policy = msgspec.structs.replace(spec.policy, placement_rules=random.choice((within[:1], within[1:], within)))
+    return ClusterSpec(spec.kv, tuple(workers), policy)

@@ -4,13 +4,13 @@ import pytest
 from fault_world import random_world
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import MODES
+from worlds import ALL_MODES, DISAGGREGATED
 
 from kvsim.core.cluster import TransferMode
 from kvsim.core.scheduler import Scheduler
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ALL_MODES)
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_no_request_is_lost_whatever_happens(mode: TransferMode, seed: int) -> None:
@@ -19,7 +19,35 @@ def test_no_request_is_lost_whatever_happens(mode: TransferMode, seed: int) -> N
     assert len(played.ends) == 20
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*DISAGGREGATED, "adaptive"])
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_no_request_is_lost_while_workers_change_their_roles(mode: TransferMode, seed: int) -> None:
+    """Workers are lost, leave and come back in every state of a change, and so do reports of it."""
+    played = random_world(mode, seed, roles=True)
+    played.play()
+    assert len(played.ends) == 20
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_no_request_is_lost_and_no_rule_broken_where_kv_must_stay(mode: TransferMode, seed: int) -> None:
+    """The world and the laws of the scheduler both look at every order."""
+    played = random_world(mode, seed, rules=True)
+    played.play()
+    assert len(played.ends) == 20
+
+
+@pytest.mark.parametrize("mode", DISAGGREGATED)
+def test_random_worlds_do_change_roles(mode: TransferMode) -> None:
+    worlds = [random_world(mode, seed, roles=True) for seed in range(8)]
+    for played in worlds:
+        played.play()
+    assert sum(played.switched for played in worlds) > 8
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
 def test_the_record_of_a_run_with_faults_replays_identically(mode: TransferMode) -> None:
     played = random_world(mode, 1, requests=60)
     played.play()

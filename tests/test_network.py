@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kvsim.core.messages import TransferKind
 from kvsim.sim.hardware import GpuSpec, Hardware, MessageSpec, ModelShape, NicSpec, UplinkSpec, WorkerHardware
+from kvsim.sim.message_times import MessageTimes
 from kvsim.sim.network import Network
 from kvsim.sim.timer import call_after
 
@@ -39,6 +40,10 @@ class Bench:
         self.env = simpy.Environment()
         self.network = Network(self.env, world)
         self.ends: dict[str, int] = {}
+        self.flows: dict[str, int] = {}
+
+    def at(self, at_ns: int, action: Callable[[], None]) -> None:
+        call_after(self.env, at_ns, action)
 
     def start(
         self,
@@ -51,15 +56,16 @@ class Bench:
         operations: int = 1,
         kind: TransferKind = "push",
     ) -> None:
-        begin: Callable[[], None] = partial(
-            self.network.start,
-            source,
-            target,
-            size_bytes=size_bytes,
-            operations=operations,
-            kind=kind,
-            finished=partial(self._note, name),
-        )
+        def begin() -> None:
+            self.flows[name] = self.network.start(
+                source,
+                target,
+                size_bytes=size_bytes,
+                operations=operations,
+                kind=kind,
+                finished=partial(self._note, name),
+            )
+
         call_after(self.env, at_ns, begin)
 
     def run(self) -> dict[str, int]:
@@ -322,3 +328,50 @@ def test_sharing_anew_without_need_changes_no_end(
             bench.start(f"read {number}", 4, 0, 100, at_ns=at_ns, kind="pull")
         ends.append({name: end_ns for name, end_ns in bench.run().items() if "read" not in name})
     assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("kind", ["push", "pull", "message"])
+def test_a_transfer_alone_takes_what_was_measured(kind: TransferKind) -> None:
+    """10,000 bytes in 60 us of which 1 us is latency: 59 us until the last byte has left, at a byte a nanosecond 10."""
+    nic = replace(NIC, message_times=MessageTimes((1000, 10_000), (20_000, 60_000)))
+    bench = Bench(hardware(None, None, nic=nic))
+    bench.start("flow", 0, 1, 10_000, kind=kind)
+    assert bench.run() == {"flow": 59_000}
+
+
+def test_the_slower_end_of_a_transfer_counts() -> None:
+    world = hardware(None, None)
+    slow = replace(NIC, message_times=MessageTimes((1000,), (41_000,)))
+    for end in (0, 1):
+        workers = list(world.workers)
+        workers[end] = replace(workers[end], nic=slow)
+        bench = Bench(replace(world, workers=tuple(workers)))
+        bench.start("flow", 0, 1, 10_000)
+        assert bench.run() == {"flow": 40_000}
+
+
+def test_what_was_measured_cannot_beat_rate_and_operations() -> None:
+    nic = replace(NIC, operation_ns=100, message_times=MessageTimes((1000,), (1000,)))
+    bench = Bench(hardware(None, None, nic=nic))
+    bench.start("bytes", 0, 1, 10_000)
+    bench.start("operations", 1, 0, 10_000, operations=1000)
+    assert bench.run() == {"bytes": 10_000, "operations": 100_000}
+
+
+def test_each_of_several_nics_carries_its_share() -> None:
+    """20,000 bytes over two NICs: each takes 10,000, 60 us with 1 us of latency."""
+    nic = replace(NIC, message_times=MessageTimes((1000, 10_000), (20_000, 60_000)))
+    bench = Bench(hardware(None, None, nic=nic, nics=2))
+    bench.start("flow", 0, 1, 20_000)
+    assert bench.run() == {"flow": 59_000}
+
+
+def test_two_transfers_at_once_share_the_rate_and_keep_their_own_limits() -> None:
+    """Alone 1,000 bytes move in 19 us and 10,000 in 59 us: both together are far below a byte a nanosecond."""
+    nic = replace(NIC, message_times=MessageTimes((1000, 10_000), (20_000, 60_000)))
+    bench = Bench(hardware(None, None, nic=nic))
+    bench.start("small", 0, 1, 1000)
+    bench.start("large", 0, 1, 10_000)
+    ends = bench.run()
+    assert ends["small"] == pytest.approx(19_000, rel=0.02)  # rates are whole bytes per second
+    assert ends["large"] == pytest.approx(59_000, rel=0.001)

@@ -12,15 +12,20 @@ from backends.control.messages import DecodeStart, Order, RequestTerms
 from backends.driver.requests import RequestBook
 from kvsim.core.messages import (
     AssignBlocks,
+    ChooseMode,
     Command,
     CutDecode,
     DismissWorker,
+    DrainWorker,
     FinishRequest,
+    KeepRole,
     ReleaseBlocks,
     RequestId,
     RunDecode,
     RunPrefill,
     StartTransfer,
+    StopTransfer,
+    SwitchRole,
     WorkerId,
 )
 
@@ -51,7 +56,9 @@ class OrderDesk:
                 return ((worker, Order(command)),)
             case StartTransfer():
                 return tuple([(worker, Order(command)) for worker in movers(command)])
-            case FinishRequest() | DismissWorker():
+            case FinishRequest() | DismissWorker() | StopTransfer() | DrainWorker() | KeepRole() | SwitchRole():
+                return ()
+            case ChooseMode():  # it says how the scheduler goes on
                 return ()
 
     def forget(self, worker: WorkerId) -> None:

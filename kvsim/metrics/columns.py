@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.core.cluster import ClusterSpec, Role
-from kvsim.core.messages import FinishReason
+from kvsim.core.messages import FinishReason, ServingMode
 
 Integers: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
@@ -22,14 +22,25 @@ the last transfer is done."""
 
 MISSING = -1
 NS_PER_S = 1_000_000_000
-FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "too_long", "timeout", "cancelled")
-FINISHED, REJECTED = (0, 1), (2, 3)  # indices of the reasons with and without output
+FINISH_REASONS: tuple[FinishReason, ...] = (
+    "stop",
+    "length",
+    "too_long",
+    "timeout",
+    "cancelled",
+    "shed",
+    "failed",
+    "forbidden",
+)
+SERVING_MODES: tuple[ServingMode, ...] = ("push", "pull", "streamed", "message", "local")
+FINISHED, REJECTED = (0, 1), (2, 3, 5, 7)  # indices of the reasons with and without output
 ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
 
 
 @dataclass(frozen=True, slots=True)
 class RequestColumns:
-    """One row a request, in the order of request ids. Workers are ids, ``outcome`` indexes ``FINISH_REASONS``.
+    """One row a request, in the order of request ids. Workers are ids, ``outcome`` indexes ``FINISH_REASONS``, ``mode``
+    ``SERVING_MODES``.
 
     Stages are those of the first pass: what a preempted request goes through again is part of its decode stage. Counts
     (``output_tokens``, ``preemptions``, ``transfer_bytes``, ``transfer_operations``) are over all passes, of completed
@@ -38,6 +49,7 @@ class RequestColumns:
 
     request: Integers
     outcome: Integers
+    mode: Integers
     prompt_tokens: Integers
     output_tokens: Integers
     prefill_worker: Integers
@@ -64,6 +76,10 @@ class RequestColumns:
     def rejected(self) -> Flags:
         """Requests that ended without output."""
         return np.isin(self.outcome, REJECTED)
+
+    def ended_as(self, why: FinishReason) -> int:
+        """How many ended for this reason."""
+        return int((self.outcome == FINISH_REASONS.index(why)).sum())
 
     def first_token_ns(self, first_token: FirstToken) -> Integers:
         """When the client gets the first token: at the end of the prefill, or of the transfer where there is one."""

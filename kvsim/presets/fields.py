@@ -5,12 +5,23 @@ that. The types of single fields are shared with ``kvsim.scenario.schema``. It m
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 
 from kvsim import units
-from kvsim.sim.hardware import GpuSpec, ModelShape, NicSpec
+from kvsim.sim.hardware import AllReduceTimes, GpuSpec, ModelShape, NicSpec
+from kvsim.sim.message_times import MessageTimes
 
 Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
 Fraction = Annotated[float, Field(strict=True, gt=0, le=1)]
@@ -45,6 +56,12 @@ Bytes = Annotated[
 Duration = Annotated[
     int,
     BeforeValidator(units.parse_duration),
+    PlainSerializer(units.exact_duration),
+    quantity_json(units.DURATION),
+]
+PositiveDuration = Annotated[
+    int,
+    BeforeValidator(_positive(units.parse_duration)),
     PlainSerializer(units.exact_duration),
     quantity_json(units.DURATION),
 ]
@@ -128,6 +145,45 @@ class ModelFields(Fields):
         )
 
 
+class MessageTimesFields(Fields):
+    """Measured times of messages by their size; straight lines between them."""
+
+    sizes: list[Bytes] = Field(min_length=1, description="Ascending.")
+    times: list[Duration] = Field(min_length=1, description="One for each size; a larger one takes no less.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "MessageTimesFields":
+        if len(self.sizes) != len(self.times):
+            raise ValueError(f"found {len(self.sizes)} sizes and {len(self.times)} times, expected as many of both")
+        for one, other in pairwise(self.sizes):
+            if one >= other:
+                raise ValueError(f"found size {one} B before {other} B, expected them to ascend")
+        for one, other in pairwise(self.times):
+            if one > other:
+                raise ValueError(f"found time {one} ns before {other} ns, expected none to be less than the one before")
+        return self
+
+    def message_times(self) -> MessageTimes:
+        """The same as a plain value."""
+        return MessageTimes(tuple(self.sizes), tuple(self.times))
+
+
+class AllReduceFields(MessageTimesFields):
+    """Measured times of an all-reduce over this many GPUs."""
+
+    ranks: Annotated[int, Field(strict=True, ge=2, le=10**6)] = Field(description="GPUs that take part.")
+
+
+def _by_ranks(measured: list[AllReduceFields]) -> list[AllReduceFields]:
+    for one, other in pairwise(measured):
+        if one.ranks >= other.ranks:
+            raise ValueError(f"found ranks {one.ranks} before {other.ranks}, expected them to ascend")
+    return measured
+
+
+AllReduce = Annotated[list[AllReduceFields], AfterValidator(_by_ranks)]
+
+
 class GpuFields(Fields):
     """Datasheet figures of a GPU, and the shares of them that kernels reach."""
 
@@ -145,6 +201,10 @@ class GpuFields(Fields):
     collective_latency: Duration = Field(description="Latency of one all-reduce of its node.")
     launch: Duration = Field(description="Overhead of one layer: launches, and kernels too small to fill the GPU.")
     step: Duration = Field(description="Overhead of one step: scheduler, input preparation, sampling.")
+    all_reduce: AllReduce = Field(
+        default=[],
+        description="Measured times of an all-reduce by GPUs, ascending, and by size, in place of collective_*.",
+    )
 
     def value(self) -> GpuSpec:
         """The same as a plain value."""
@@ -161,6 +221,7 @@ class GpuFields(Fields):
             collective_latency_ns=self.collective_latency,
             launch_ns=self.launch,
             step_ns=self.step,
+            all_reduce=tuple(AllReduceTimes(one.ranks, one.message_times()) for one in self.all_reduce),
         )
 
 
@@ -173,6 +234,11 @@ class NicFields(Fields):
     operation: Duration = Field(description="What it costs the initiator to post one work request.")
     message_rate: OperationRate = Field(description="Messages that the NIC can process, each direction.")
     reads_outstanding_max: Count = Field(description="RDMA READs in flight per NIC: queue pairs times their limit.")
+    message_times: MessageTimesFields | None = Field(
+        default=None,
+        description="What the bytes of a transfer take on a NIC that nothing else uses, latency included, where that "
+        "was measured by size. It may be slower than rate and latency say, never faster.",
+    )
 
     def value(self) -> NicSpec:
         """The same as a plain value."""
@@ -183,4 +249,5 @@ class NicFields(Fields):
             operation_ns=self.operation,
             messages_per_s=self.message_rate,
             reads_outstanding_max=self.reads_outstanding_max,
+            message_times=self.message_times.message_times() if self.message_times is not None else None,
         )

@@ -25,6 +25,15 @@ def presets_table(kind: str) -> "Table":
     table.add_column("values")
     table.add_column("source", overflow="fold")
     for preset in LOADERS[kind]().values():
-        values = ", ".join(f"{key} {value}" for key, value in preset.fields.items() if key != "name")
+        values = ", ".join(f"{key} {_short(value)}" for key, value in preset.fields.items() if key != "name")
         table.add_row(preset.name, values, preset.source)
     return table
+
+
+def _short(value: object) -> str:
+    """A value as a scenario would write it; of measured times, what they are."""
+    if isinstance(value, list):
+        return "for " + ", ".join(f"{one['ranks']} ({_short(one)})" for one in value)
+    if isinstance(value, dict):
+        return f"{len(value['sizes'])} points, {value['sizes'][0]} to {value['sizes'][-1]}"
+    return str(value)

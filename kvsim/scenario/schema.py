@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, WrapSerializer, model_validator
 
-from kvsim.core.cluster import LAYER_MAJOR, Allocation, Dimension, Placement, Role, TransferMode
+from kvsim.core.cluster import LAYER_MAJOR, Allocation, Dimension, Role, TransferMode
 from kvsim.presets.fields import (
     Count,
     Duration,
@@ -24,8 +24,10 @@ from kvsim.presets.fields import (
     Text,
 )
 from kvsim.profile.fields import Slowdown, WorkerProfile
+from kvsim.scenario.fault_schema import Detection, FaultEntry
 from kvsim.scenario.limits import DurationAuto, DurationLimit, KvMemory, OptionalName
 from kvsim.scenario.preset_or import FileOr, OrNone, PresetOr
+from kvsim.scenario.scheduling_schema import PlacementRule, Scheduling
 from kvsim.scenario.tree import found
 from kvsim.scenario.workload_schema import Workload
 
@@ -100,14 +102,20 @@ class Pool(Fields):
     batch_tokens_max: Count = Field(default=16384, description="Tokens of one prefill step.")
     chunk_tokens_max: Count = Field(
         default=2048,
-        description="Tokens of one step with prompts in it, where the worker is colocated (chunked prefill).",
+        description="Tokens of one step with prompts in it, where the worker decodes beside (chunked prefill).",
     )
     watermark: Annotated[float, Field(strict=True, ge=0, lt=1)] = Field(
         default=0.01, description="Share of the blocks that stays free when a new request is admitted."
     )
+    role_switch: Duration = Field(
+        default=0,
+        description="What an empty worker takes to change its role, where scheduling.roles lets it: 0 s if its engine "
+        "computes both, as kvsim's real workers do; else what loading and capturing take.",
+    )
     uplink: OptionalName = Field(
         default=None, description="The shared link of network.uplinks that joins the pool, or none."
     )
+    labels: dict[Name, Text] = Field(default={}, description="What placement_rules go by, such as site or tenant.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -164,30 +172,11 @@ class Transfer(Fields):
         default="pull",
         description="push: WRITEs during prefill into decode memory reserved before. pull: READs after prefill, into "
         "memory reserved then. streamed: READs during prefill, memory reserved when it starts. message: gather, send, "
-        "receive, scatter after prefill. colocated: none, every worker does both.",
+        "receive, scatter after prefill. adaptive: for each request push, streamed or pull as decode memory and links "
+        "allow, or its prompt on the decode worker. colocated: none, every worker does both.",
     )
     layers_per_group: Count = Field(default=8, description="Layers that push and streamed move at a time.")
     message: MessageCosts = Field(default=MessageCosts(), description="Costs of mode message.")
-
-
-class Scheduling(Fields):
-    """Choices of the scheduler."""
-
-    prefill_placement: Placement = Field(default="least_loaded", description="Which prefill worker gets a new request.")
-    decode_placement: Placement = Field(default="least_loaded", description="Which decode worker gets a request.")
-    steps_max: Count = Field(
-        default=1024,
-        description="Decode steps that are simulated in one go. As long as decision and the profiles' latencies are 0, "
-        "results are the same for any value.",
-    )
-    prefill_wait_max: DurationLimit = Field(
-        default=None,
-        description="A request whose prefill has not started after this time is rejected; none lets it wait.",
-    )
-    decision: DurationAuto = Field(
-        default=None,
-        description="Time between a report and the commands that answer it. auto: what the profiles say, else 0.",
-    )
 
 
 class SloLimits(Fields):
@@ -271,7 +260,15 @@ class Document(Fields):
     network: Network = Field(default=Network(), description="What lies between the NICs.")
     transfer: Transfer = Field(default=Transfer(), description="How KV cache moves.")
     scheduling: Scheduling = Field(default=Scheduling(), description="Choices of the scheduler.")
+    placement_rules: Annotated[tuple[PlacementRule, ...], Field(strict=False)] = Field(
+        default=(), description="Where KV cache and requests may not go."
+    )
     workload: Workload = Field(description="What clients ask for.")
+    faults: list[FaultEntry] = Field(
+        default=[],
+        description="What goes wrong in simulated runs, at given times or at rates. Real workers are spared.",
+    )
+    detection: Detection = Field(default=Detection(), description="How long it takes until somebody notices a fault.")
     slo: SloLimits = Field(default=SloLimits(), description="Service level objectives.")
     metrics: Metrics = Field(default=Metrics(), description="How results are measured.")
     cost: Cost | None = Field(default=None, description="What things cost; without it plans are in GPUs only.")
@@ -308,7 +305,6 @@ class ScenarioFile(Document):
     """A scenario file."""
 
     sweep: Sweep | None = Field(default=None, description="The grid of 'kvsim sweep'.")
-
     variants: dict[VariantName, dict[str, Any] | None] | None = Field(
         default=None,
         description="Named changes, each merged over the rest of the file: nested mappings or dotted keys "

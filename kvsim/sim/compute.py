@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from kvsim.core.messages import FEMTOSECONDS_PER_NS
+from kvsim.sim.collectives import all_reduce_s
 from kvsim.sim.hardware import GpuSpec, ModelShape
 from kvsim.units import div_ceil
 
@@ -194,16 +195,9 @@ class StepModel:
         return elements * model.dtype_bytes
 
     def _all_reduce_s(self, tokens: int) -> float:
-        """Ring all-reduce of the hidden states: each GPU sends and receives 2 * (n - 1) / n of them.
-
-        Patarasuk and Yuan, J. Parallel Distrib. Comput. 69(2), 2009; it is also how nccl-tests defines bus bandwidth.
-        A layer has two: behind the attention output and behind the MLP (Shoeybi et al., section 3).
-        """
-        if self._ranks == 1:
-            return 0.0
-        size_bytes = tokens * self._model.hidden * self._model.dtype_bytes
-        sent_bytes = 2 * (self._ranks - 1) / self._ranks * size_bytes
-        return sent_bytes / self._gpu.collective_bytes_per_s + self._gpu.collective_latency_ns / 1e9
+        """All-reduce of the hidden states. A layer has two: behind the attention output and behind the MLP (Shoeybi et
+        al., section 3)."""
+        return all_reduce_s(self._gpu, self._ranks, tokens * self._model.hidden * self._model.dtype_bytes)
 
 
 def _femtoseconds(seconds: float) -> int:

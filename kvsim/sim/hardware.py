@@ -9,6 +9,7 @@ says that something is not there.
 from dataclasses import dataclass
 
 from kvsim.sim.measured import MeasuredCosts
+from kvsim.sim.message_times import MessageTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,20 @@ class ModelShape:
 
 
 @dataclass(frozen=True, slots=True)
+class AllReduceTimes:
+    """Measured times of an all-reduce over ``ranks`` (at least 2) GPUs of one node, by the size of what is reduced."""
+
+    ranks: int
+    times: MessageTimes
+
+
+@dataclass(frozen=True, slots=True)
 class GpuSpec:
     """Datasheet figures and the share of them that kernels reach. ``*_efficiency`` are fractions in (0, 1].
 
     ``collective_bytes_per_s`` is the bus bandwidth of one GPU in a tensor-parallel all-reduce and
-    ``collective_latency_ns`` its latency; ``launch_ns`` is the host and launch overhead of one layer, ``step_ns`` that
-    of one step (scheduler, sampling, input preparation).
+    ``collective_latency_ns`` its latency, unless it was measured: ``all_reduce`` by ascending ranks. ``launch_ns`` is
+    the host and launch overhead of one layer, ``step_ns`` that of one step (scheduler, sampling, input preparation).
     """
 
     name: str
@@ -56,6 +65,7 @@ class GpuSpec:
     collective_latency_ns: int
     launch_ns: int
     step_ns: int
+    all_reduce: tuple[AllReduceTimes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,8 @@ class NicSpec:
 
     ``latency_ns``: one way, an empty message. ``operation_ns``: the initiator's cost to post one work request; posts of
     one NIC are serial. ``messages_per_s``: what the NIC can process each way. ``reads_outstanding_max``: RDMA READs in
-    flight per NIC (per-queue-pair limit x queue pairs).
+    flight per NIC (per-queue-pair limit x queue pairs). ``message_times``: what the bytes of one transfer take on a NIC
+    that nothing else uses, latency included, where that was measured; it cannot beat the rest.
     """
 
     name: str
@@ -73,6 +84,7 @@ class NicSpec:
     operation_ns: int
     messages_per_s: float
     reads_outstanding_max: int
+    message_times: MessageTimes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +96,7 @@ class WorkerHardware:
     Steps take as long as ``measured`` says, and without it as the roofline of ``gpu``; one of them is there. ``device``
     names the one of ``Hardware.devices`` that the worker shares with others; without one its GPUs are its own.
     ``order_ns`` pass until a command reaches the worker, ``report_ns`` until its report reaches the scheduler.
+    ``role_switch_ns``: what an empty worker takes to change between prefill and decode.
     ``pack_bytes_per_s``: at which one GPU gathers or scatters, if that was measured.
     """
 
@@ -97,6 +110,7 @@ class WorkerHardware:
     order_ns: int = 0
     report_ns: int = 0
     pack_bytes_per_s: float | None = None
+    role_switch_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
