@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from kvsim.cli_bench import bench
+from kvsim.cli_chaos import chaos
 from kvsim.cli_profile import fidelity, profile
 from kvsim.cli_real import calibrate, validate
 from kvsim.cli_studies import ScenarioPath, compare, sweep
@@ -153,6 +154,7 @@ app.command()(sweep)
 app.command()(compare)
 app.command()(calibrate)
 app.command()(validate)
+app.command()(chaos)
 app.command()(fidelity)
 
 

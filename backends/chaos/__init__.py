@@ -1,1 +1,1 @@
-"""Trouble for real workers, drawn by a seed, while they serve: what is lost, and how fast it is noticed and made good."""
+"""Trouble for real workers while they serve, drawn by a seed: what is lost, how fast it is noticed and made good."""

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import assert_never
 
 import numpy as np
@@ -166,7 +167,7 @@ class Conductor:
     def _bring_back(self) -> None:
         """Wait until every worker that was brought to its end is known to be lost, and start it again."""
         for blow in self.trouble.blows:
-            self._until(lambda blow=blow: self._is_lost(blow), f"{blow.kind} of worker {blow.worker} was not noticed")
+            self._until(partial(self._is_lost, blow), f"{blow.kind} of worker {blow.worker} was not noticed")
         away = [spec.id for spec in self._scene.settings.cluster.workers if spec.id not in self._scene.present()]
         for worker in away:
             self._scene.service.launch(worker)

@@ -44,8 +44,8 @@ class Relays:
         self._thread.start()
 
     def open(self, name: str, host: str, port: int) -> int:
-        """The port of a relay to this address on the loopback interface. One of the same name is kept if it leads there,
-        and closed if it leads elsewhere."""
+        """The port of a relay to this address on the loopback interface. One of the same name is kept if it leads
+        there, and closed if it leads elsewhere."""
         return self._call(self._open(name, host, port))
 
     def names(self) -> list[str]:
@@ -108,9 +108,7 @@ class Relays:
         self._relays[name] = relay
         return relay.port
 
-    async def _connected(
-        self, relay: _Relay, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _connected(self, relay: _Relay, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             far_reader, far_writer = await asyncio.open_connection(*relay.target)
         except OSError:

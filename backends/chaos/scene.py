@@ -95,8 +95,9 @@ class Scene:
 
     def throw_garbage(self, content: bytes) -> int:
         """Send bytes that mean nothing to the driver and to every worker that listens. Returns to how many ports."""
-        endpoints = [urlsplit(ticket.endpoint).port for ticket in self.launcher.tickets.values()][:1]
-        ports = [port for port in endpoints if port is not None] + [self.relays.port(name) for name in self.data_relays()]
+        driver = urlsplit(next(iter(self.launcher.tickets.values())).endpoint).port
+        assert driver is not None
+        ports = [driver, *(self.relays.port(name) for name in self.data_relays())]
         for port in ports:
             with suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1.0) as connection:
                 connection.sendall(content)
