@@ -94,7 +94,7 @@ def test_a_digest_changes_with_the_contents_of_the_trace(tmp_path: Path) -> None
 def test_a_key_that_does_not_exist_is_answered_with_the_nearest_one_once() -> None:
     assert problems_of("workload.arivals.rate=1 req/s,2 req/s,3 req/s") == [
         "--vary workload.arivals.rate=1 req/s,2 req/s,3 req/s: workload.arivals: unknown key (did you mean "
-        "'arrivals'?), expected one of: requests, arrivals, lengths, trace, output_tokens_max"
+        "'arrivals'?), expected one of: requests, arrivals, lengths, trace, phases, output_tokens_max, labels"
     ]
 
 
