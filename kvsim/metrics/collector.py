@@ -31,6 +31,7 @@ from kvsim.metrics.columns import FINISH_REASONS, MISSING, SERVING_MODES, RunCol
 from kvsim.metrics.derive import derive_columns
 from kvsim.metrics.log import Log, with_column
 from kvsim.metrics.logs import Logs
+from kvsim.metrics.mishaps import Mishaps
 from kvsim.metrics.unnoted import UNNOTED
 
 _OUTCOMES = {reason: outcome for outcome, reason in enumerate(FINISH_REASONS)}
@@ -67,6 +68,8 @@ class Collector:
         self._transfer_residencies = self._log(2)
         self._choices = self._log(2)
         self._finishes = self._log(3)
+        self._mishaps_log = self._log(3)
+        self._mishaps = Mishaps(self._mishaps_log)
         self._prefills_noted = self._spans_noted = self._residencies_noted = self._transfers_noted = 0
         workers = len(cluster.workers)
         self._steps = [0] * workers
@@ -78,6 +81,7 @@ class Collector:
         self._transfers_in_flight: dict[int, tuple[StartTransfer, int]] = {}  # transfer -> command, row
         self._handlers: dict[type, Callable[[int, Any], None] | None] = {
             **dict.fromkeys(UNNOTED),
+            **self._mishaps.handlers,
             RequestArrived: self._arrived,
             PrefillDone: self._prefill_done,
             DecodeAdvanced: self._decode_advanced,
@@ -131,6 +135,7 @@ class Collector:
             ),
             choices=self._choices.take(),
             finishes=self._finishes.take(),
+            mishaps=self._mishaps_log.take(),
             end_ns=self._end_ns,
         )
         return derive_columns(self._cluster, logs)
@@ -179,13 +184,16 @@ class Collector:
         self._transfer_ends.put((row, now_ns))
         self._transfer_residencies.put((row, self._resident[command.target].get(command.request, MISSING)))
 
-    def _transfer_failed(self, _now_ns: int, event: TransferFailed) -> None:
+    def _transfer_failed(self, now_ns: int, event: TransferFailed) -> None:
         """It never ends: what it carried is moved by another transfer."""
-        self._transfers_in_flight.pop(event.transfer, None)
+        transfer = self._transfers_in_flight.pop(event.transfer, None)
+        if transfer is not None:
+            self._mishaps.broke(now_ns, event.transfer, transfer[0], failed=True)
 
     def _worker_lost(self, now_ns: int, event: WorkerLost) -> None:
         """Its blocks are nobody's, its run and its batch are over."""
         worker = event.worker
+        self._mishaps.lost(now_ns, worker, self._resident[worker])
         for residency in self._resident[worker].values():
             self._releases.put((residency, now_ns))
         self._resident[worker].clear()
@@ -200,6 +208,7 @@ class Collector:
         for transfer, (order, _) in list(self._transfers_in_flight.items()):
             if worker in (order.source, order.target):
                 del self._transfers_in_flight[transfer]
+                self._mishaps.broke(now_ns, order.transfer, order, failed=False)
 
     # --- commands ---
 
@@ -235,6 +244,8 @@ class Collector:
     def _start_transfer(self, now_ns: int, command: StartTransfer) -> None:
         self._transfers_in_flight[command.transfer] = command, self._transfers_noted
         self._transfers_noted += 1
+        if self._mishaps.to_move_again:
+            self._mishaps.started(now_ns, command)
         self._transfers.put(
             (
                 command.request,

@@ -3,7 +3,6 @@
 from kvsim.core.messages import (
     CutDecode,
     DeadlineReached,
-    DismissWorker,
     DrainWorker,
     KeepRole,
     LayersReady,
@@ -13,11 +12,10 @@ from kvsim.core.messages import (
     StopTransfer,
     SwitchRole,
     TransferReleased,
-    WorkerJoined,
     WorkerLeaving,
 )
 
 UNNOTED = (
-    *(LayersReady, TransferReleased, LeasesRenewed, RequestCancelled, WorkerJoined, WorkerLeaving, DeadlineReached),
-    *(CutDecode, StopTransfer, DismissWorker, DrainWorker, KeepRole, SwitchRole, RoleSwitched),
+    *(LayersReady, TransferReleased, LeasesRenewed, RequestCancelled, WorkerLeaving, DeadlineReached),
+    *(CutDecode, StopTransfer, DrainWorker, KeepRole, SwitchRole, RoleSwitched),
 )
