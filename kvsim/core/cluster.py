@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from kvsim.core.messages import WorkerId
+from kvsim.core.messages import Labels, WorkerId
 
 Role: TypeAlias = Literal["prefill", "decode", "colocated"]
 TransferMode: TypeAlias = Literal["push", "pull", "streamed", "message", "adaptive", "colocated"]
@@ -43,7 +43,8 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     it. ``watermark_blocks`` stay free when a new request is admitted, so that running ones can grow. A worker that is
     not ``present`` from the start comes with ``WorkerJoined``. ``paths`` are the ways (NICs, transports) of which its
     driver can use one instead of another. ``link_bytes_per_s`` is the rated speed of its NICs together, each way, and
-    ``uplink`` the one of the cluster's that joins it to the others; 0 and None where unknown.
+    ``uplink`` the one of the cluster's that joins it to the others; 0 and None where unknown. ``labels`` are what
+    placement rules go by.
     """
 
     id: WorkerId
@@ -58,6 +59,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     paths: int = 1
     link_bytes_per_s: int = 0
     uplink: str | None = None
+    labels: Labels = ()
 
 
 class SharedLink(msgspec.Struct, frozen=True):
@@ -105,6 +107,14 @@ class RoleSpec(msgspec.Struct, frozen=True):
     decode_min: int = 1
 
 
+class PlacementRule(msgspec.Struct, frozen=True):
+    """``kv``: KV stays among workers with the same value of the label. ``request``: a request stays on workers that
+    have its own value of it."""
+
+    kind: Literal["kv", "request"]
+    label: str
+
+
 class PolicySpec(msgspec.Struct, frozen=True):
     """The choices that a study varies.
 
@@ -134,6 +144,7 @@ class PolicySpec(msgspec.Struct, frozen=True):
     kv_lease_ns: int | None = None
     queue_requests_max: int | None = None
     roles: RoleSpec | None = None
+    placement_rules: tuple[PlacementRule, ...] = ()
 
     @property
     def kv_lease_renewal_ns(self) -> int | None:

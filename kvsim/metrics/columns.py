@@ -22,9 +22,18 @@ the last transfer is done."""
 
 MISSING = -1
 NS_PER_S = 1_000_000_000
-FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "too_long", "timeout", "cancelled", "shed", "failed")
+FINISH_REASONS: tuple[FinishReason, ...] = (
+    "stop",
+    "length",
+    "too_long",
+    "timeout",
+    "cancelled",
+    "shed",
+    "failed",
+    "forbidden",
+)
 SERVING_MODES: tuple[ServingMode, ...] = ("push", "pull", "streamed", "message", "local")
-FINISHED, REJECTED = (0, 1), (2, 3, 5)  # indices of the reasons with and without output
+FINISHED, REJECTED = (0, 1), (2, 3, 5, 7)  # indices of the reasons with and without output
 ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
 
 
