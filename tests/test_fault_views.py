@@ -56,7 +56,7 @@ def test_the_summary_counts_what_struck_and_what_came_of_it(run: RunFolder) -> N
     for kind, count in failures["struck"].items():
         assert count == sum(fault["kind"] == kind for fault in struck) > 0
     assert (failures["workers_lost"], failures["workers_joined"]) == (1, 1)
-    assert failures["transfers_failed"] == failures["struck"]["transfer_failed"]
+    assert failures["transfers_failed"] >= failures["struck"]["transfer_failed"]  # and what was stopped for a client
     assert failures["transfers_cut"] > 0  # given up with the worker, before they were by themselves
     assert failures["requests_cancelled"] == failures["struck"]["client_cancels"]
     counts = run.summary["variants"]["pull"]["requests"]
