@@ -480,8 +480,8 @@ def random_roles(random: Random) -> RoleSpec:
     threshold = ThresholdRoles(
         prefill_queue_tokens_high=random.choice((4, 12)),
         prefill_queue_tokens_low=random.choice((4, 40)),
-        decode_memory_permille_high=random.choice((50, 300)),
-        decode_memory_permille_low=random.choice((300, 1000)),
+        decode_load_permille_high=random.choice((50, 300)),
+        decode_load_permille_low=random.choice((300, 1000)),
     )
     controller = ControllerRoles(
         ttft_ns=random.choice((5, 50)),

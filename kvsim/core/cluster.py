@@ -70,13 +70,13 @@ class SharedLink(msgspec.Struct, frozen=True):
 
 
 class ThresholdRoles(msgspec.Struct, frozen=True, tag="threshold"):
-    """Change a role where one queue is above its high mark and the other below its low mark: prompt tokens queued per
-    prefill worker, and the share of decode memory that is spoken for, in thousandths."""
+    """Change a role where one load is above its high mark and the other below its low mark: prompt tokens queued per
+    prefill worker, and the share of decode workers' memory or batches that is spoken for, in thousandths."""
 
     prefill_queue_tokens_high: int
     prefill_queue_tokens_low: int
-    decode_memory_permille_high: int
-    decode_memory_permille_low: int
+    decode_load_permille_high: int
+    decode_load_permille_low: int
 
 
 class ControllerRoles(msgspec.Struct, frozen=True, tag="controller"):

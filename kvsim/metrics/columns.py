@@ -5,13 +5,16 @@ record becomes columns is ``kvsim.metrics.collector``'s and ``kvsim.metrics.deri
 """
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.core.cluster import ClusterSpec, Role
 from kvsim.core.messages import FinishReason, ServingMode
+
+if TYPE_CHECKING:
+    from kvsim.metrics.roles import RoleColumns  # which is made of what stands here
 
 Integers: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
@@ -193,6 +196,7 @@ class RunColumns:
     memory: MemoryColumns
     mishaps: Integers
     recomputed_tokens: int
+    roles: "RoleColumns"
 
     @property
     def makespan_ns(self) -> int:

@@ -25,6 +25,7 @@ class Logs:
     choices: request, mode as an index of SERVING_MODES; none where all requests are served alike
     finishes: request, at_ns, outcome
     mishaps: what (``kvsim.metrics.mishaps``), at_ns, worker, transfer or request
+    role_changes: worker, at_ns, what, role, switch; see kvsim.metrics.roles
 
     Steps count from 0 on each worker. A span's ``at_ns`` is the command that the stint began with.
     """
@@ -40,7 +41,14 @@ class Logs:
     choices: Integers
     finishes: Integers
     mishaps: Integers
+    role_changes: Integers
     end_ns: int
+
+
+def begins_ns(logs: Logs) -> Integers:
+    """When each residency began: the instant of its first blocks."""
+    residency, at_ns, _ = logs.assigns
+    return first_by_row(residency, at_ns, logs.residencies.shape[1])
 
 
 def rows_of(ids: Integers, requests: Integers) -> Integers:

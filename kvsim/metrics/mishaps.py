@@ -4,10 +4,10 @@ Rare events, noted beside the collector's logs. What struck a simulated worker o
 reported of it is.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from kvsim.core.messages import DismissWorker, RequestId, StartTransfer, TransferId, WorkerJoined
+from kvsim.metrics.columns import Integers
 from kvsim.metrics.log import Log
 
 LOST, JOINED, LEFT, TRANSFER_FAILED, TRANSFER_CUT, TRANSFER_RETRIED, SET_BACK = range(7)
@@ -20,10 +20,10 @@ class Mishaps:
     def __init__(self, log: Log) -> None:
         self._log = log
         self.to_move_again: dict[RequestId, None] = {}
-        self.handlers: Mapping[type, Callable[[int, Any], None]] = {
-            WorkerJoined: self._joined,
-            DismissWorker: self._left,
-        }
+
+    def take(self) -> Integers:
+        """The log as an array, which is empty from then on."""
+        return self._log.take()
 
     def lost(self, now_ns: int, worker: int, residents: Iterable[int]) -> None:
         """A worker is gone, and what these requests had there."""
@@ -42,8 +42,15 @@ class Mishaps:
             del self.to_move_again[order.request]
             self._log.put((TRANSFER_RETRIED, now_ns, order.transfer))
 
-    def _joined(self, now_ns: int, event: WorkerJoined) -> None:
+    def joined(self, now_ns: int, event: WorkerJoined) -> None:
+        """A worker is there."""
         self._log.put((JOINED, now_ns, event.worker))
 
-    def _left(self, now_ns: int, command: DismissWorker) -> None:
-        self._log.put((LEFT, now_ns, command.worker))
+    def left_after(self, note: Callable[[int, DismissWorker], None]) -> Callable[[int, DismissWorker], None]:
+        """What notes that a worker is let go, after another one who wants to know."""
+
+        def left(now_ns: int, command: DismissWorker) -> None:
+            note(now_ns, command)
+            self._log.put((LEFT, now_ns, command.worker))
+
+        return left

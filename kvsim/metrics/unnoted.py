@@ -3,19 +3,14 @@
 from kvsim.core.messages import (
     CutDecode,
     DeadlineReached,
-    DrainWorker,
-    KeepRole,
     LayersReady,
     LeasesRenewed,
     RequestCancelled,
-    RoleSwitched,
     StopTransfer,
-    SwitchRole,
     TransferReleased,
-    WorkerLeaving,
 )
 
 UNNOTED = (
-    *(LayersReady, TransferReleased, LeasesRenewed, RequestCancelled, WorkerLeaving, DeadlineReached),
-    *(CutDecode, StopTransfer, DrainWorker, KeepRole, SwitchRole, RoleSwitched),
+    *(LayersReady, TransferReleased, LeasesRenewed, RequestCancelled, DeadlineReached),
+    *(CutDecode, StopTransfer),
 )

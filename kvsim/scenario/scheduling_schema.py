@@ -60,7 +60,7 @@ class Scheduling(Fields):
     roles: Roles = Field(
         default=FixedRoles(),
         description="When workers change between prefill and decode at run time. fixed: never. threshold: by marks on "
-        "the two queues. controller: by the workers that each role needs to keep slo.ttft and slo.tpot.",
+        "the two loads. controller: by the workers that each role needs to keep slo.ttft and slo.tpot.",
     )
     decision: DurationAuto = Field(
         default=None,
