@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
 
 from kvsim.replay import replay_file
 from kvsim.report.fault_figure import fault_figure
@@ -102,9 +104,9 @@ def test_the_figure_has_a_lane_for_each_thing_that_was_struck(run: RunFolder) ->
     figure = fault_figure(run.faults, run.requests, ["prefill0", "decode0", "decode1"])
     upper, lower = figure.axes
     assert [text.get_text() for text in upper.get_yticklabels()] == ["prefill0", "decode0", "transfers", "clients"]
-    bars = {to_hex(bar.get_facecolor()): (bar.get_x(), bar.get_width()) for bar in upper.patches}
+    bars = {to_hex(b.get_facecolor()): (b.get_x(), b.get_width()) for b in upper.patches if isinstance(b, Rectangle)}
     assert bars == {"#d55e00": pytest.approx((0.02, 0.01)), "#0072b2": pytest.approx((0.01, 0.005))}
-    assert lower.get_lines()[0].get_ydata()[-1] == 0
+    assert np.asarray(lower.get_lines()[0].get_ydata())[-1] == 0
     again = fault_figure(run.faults, run.requests, ["prefill0", "decode0", "decode1"])
     assert figure_bytes(figure, "svg") == figure_bytes(again, "svg")
     assert (run.path / "figures" / "faults.png").is_file()
