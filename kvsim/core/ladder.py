@@ -2,8 +2,8 @@
 
 The ladder of a transfer that fails: the same way again, every other path between the two, other decode workers from the
 KV that the prefill worker still has, the KV computed anew by another prefill worker, the KV computed on the very worker
-that decodes it (where workers may do both: mode adaptive); below that the request ends and its client is told. How often
-each is tried is in ``PolicySpec``. KV that nobody has asked for during a whole lease is given up at once.
+that decodes it (where workers may do both: mode adaptive); below that the request ends and its client is told. How
+often each is tried is in ``PolicySpec``. KV that nobody has asked for during a whole lease is given up at once.
 
 It must not know how a failure is noticed.
 """
