@@ -1,6 +1,5 @@
 """Blocks that changed hands are recognised by whoever has read them, whatever kind of transfer it was."""
 
-import msgspec
 import numpy as np
 import pytest
 from hash_model import LAYERS
@@ -8,6 +7,7 @@ from loopback import Hub, Loopback
 
 from backends.control.messages import PeerConnected, Report, TransferFailed
 from backends.transport.port import Transport
+from backends.worker.descriptions import decode_descriptions
 from backends.worker.stamps import Stamps, problem_of_stamps, stamp_ranges
 from backends.worker.tables import BlockTables, TableError
 from backends.worker.transfers import Said, Transfers
@@ -59,8 +59,7 @@ class Pair:
         self.hub = Hub()
         self.source, self.target = Side(self.hub, P, "p"), Side(self.hub, D, "d")
         for side, other, worker, name in ((self.source, self.target, D, "p"), (self.target, self.source, P, "d")):
-            described = Loopback.describe(other.transfers._transport, name)  # type: ignore[arg-type]
-            side.transfers.connect(worker, msgspec.msgpack.encode(described))
+            side.transfers.connect(worker, decode_descriptions(other.transfers.describe([name]))[name])
             assert side.events() == [PeerConnected(worker)]
         self.source.tables.assign(RequestId(0), SOURCE_BLOCKS, 7)
         command = StartTransfer(
