@@ -28,6 +28,7 @@ HOT_MODULES = (
             "driver",
             "fairshare",
             "gpu",
+            "kernels",
             "network",
             "steps",
             "timer",

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from kvsim import units
-from kvsim.sim.hardware import AllReduceTimes, GpuSpec, ModelShape, NicSpec
+from kvsim.sim.hardware import AllReduceTimes, EngineSpec, GpuSpec, KernelSpec, ModelShape, NicSpec
 from kvsim.sim.message_times import MessageTimes
 
 Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
@@ -178,6 +178,68 @@ def _by_ranks(measured: list[AllReduceFields]) -> list[AllReduceFields]:
 AllReduce = Annotated[list[AllReduceFields], AfterValidator(_by_ranks)]
 
 
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Elements = Annotated[int, Field(strict=True, ge=0, le=10**6)]
+
+
+class KernelFields(Fields):
+    """What single kernels cost beyond the plain roofline. Without any the roofline is plain."""
+
+    gemm_exposed: Share = Field(
+        default=0.0, description="Share of the shorter of a product's arithmetic and traffic that is not hidden."
+    )
+    gemm_latency: Duration = Field(default=0, description="The least that a matrix product takes.")
+    gemm_input_latency: Duration = Field(default=0, description="Of a product, for each 1024 of its inputs.")
+    attention_exposed: Share = Field(
+        default=0.0, description="Share of the shorter of a prompt's attention arithmetic and KV reads not hidden."
+    )
+    attention_latency: Duration = Field(default=0, description="The least that the attention of a layer takes.")
+    attention_fill_tokens: Elements = Field(
+        default=0, description="Tokens that the rows of each attention tile seem to attend to beside their own."
+    )
+    attention_softmax_dim: Elements = Field(
+        default=0, description="Elements of a head that the softmax of one score costs as much as."
+    )
+
+    def value(self) -> KernelSpec:
+        """The same as a plain value."""
+        return KernelSpec(
+            gemm_exposed=self.gemm_exposed,
+            gemm_latency_ns=self.gemm_latency,
+            gemm_input_latency_ns=self.gemm_input_latency,
+            attention_exposed=self.attention_exposed,
+            attention_latency_ns=self.attention_latency,
+            attention_fill_tokens=self.attention_fill_tokens,
+            attention_softmax_dim=self.attention_softmax_dim,
+        )
+
+
+class EngineFields(Fields):
+    """What the engine's host code costs beyond step. Without any it keeps ahead of the GPU."""
+
+    layer: Duration = Field(
+        default=0, description="Host time of one layer's launches; the step waits where the GPU is faster."
+    )
+    prompt: Duration = Field(default=0, description="For each chunk of a prompt in a step.")
+    request: Duration = Field(default=0, description="For each request of a step.")
+    long_step_tokens: Elements = Field(
+        default=0, description="Tokens of a step beyond which its all-reduces slow down; 0 is never."
+    )
+    long_step_rate: Rate = Field(
+        default=1.0, description="At which each GPU sends what is beyond long_step_tokens, on top of the rest."
+    )
+
+    def value(self) -> EngineSpec:
+        """The same as a plain value."""
+        return EngineSpec(
+            layer_ns=self.layer,
+            prompt_ns=self.prompt,
+            request_ns=self.request,
+            long_step_tokens=self.long_step_tokens,
+            long_step_bytes_per_s=self.long_step_rate,
+        )
+
+
 class GpuFields(Fields):
     """Datasheet figures of a GPU, and the shares of them that kernels reach."""
 
@@ -199,6 +261,8 @@ class GpuFields(Fields):
         default=[],
         description="Measured times of an all-reduce by GPUs, ascending, and by size, in place of collective_*.",
     )
+    kernels: KernelFields = Field(default=KernelFields(), description="Single kernels beyond the plain roofline.")
+    engine: EngineFields = Field(default=EngineFields(), description="Host code of the engine beyond step.")
 
     def value(self) -> GpuSpec:
         """The same as a plain value."""
@@ -216,6 +280,8 @@ class GpuFields(Fields):
             launch_ns=self.launch,
             step_ns=self.step,
             all_reduce=tuple(AllReduceTimes(one.ranks, one.message_times()) for one in self.all_reduce),
+            kernels=self.kernels.value(),
+            engine=self.engine.value(),
         )
 
 
