@@ -5,9 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 from kvsim.sim.hardware import GpuSpec
-from kvsim.units import format_duration
-
-_KEYS = {"launch_ns": "launch", "step_ns": "step"}
 
 
 def with_values(gpu: GpuSpec, values: Mapping[str, float]) -> GpuSpec:

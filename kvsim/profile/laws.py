@@ -45,8 +45,11 @@ def attention_seconds(name: str, table: "pd.DataFrame", gpu: GpuSpec) -> Floats:
     per_pair_s = 4 * (dim + kernels.attention_softmax_dim) / (gpu.flops_per_s * gpu.prefill_attention_efficiency)
     tiles = batch * kv_heads * np.ceil(queries * np.ceil(heads / kv_heads) / TILE_ROWS)
     tiles_s = per_pair_s * tiles * TILE_ROWS * kernels.attention_fill_tokens
-    pairs_s = per_pair_s * batch * heads * attended_pairs(name, tokens, window)
-    seen = np.where(window > 0, np.minimum(window, tokens), tokens) if not prompts else tokens
+    pairs_s = per_pair_s * batch * heads * attended_pairs(name, table)
+    if prompts:
+        seen = tokens + table["start"].to_numpy(dtype=np.float64)
+    else:
+        seen = np.where(window > 0, np.minimum(window, tokens), tokens)
     read_s = 2 * batch * kv_heads * dim * kv_size * seen / (gpu.memory_bytes_per_s * gpu.decode_attention_efficiency)
     moved_bytes = 2 * batch * queries * dim * (heads * size + kv_heads * (size + kv_size))
     moved_s = moved_bytes / (gpu.memory_bytes_per_s * gpu.memory_efficiency)
