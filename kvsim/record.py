@@ -19,7 +19,7 @@ from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import Command, Event, Record
 from kvsim.errors import RunFolderError
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 RECORD_SUFFIX = ".jsonl.gz"
 COMPRESSION_LEVEL = 5
 DAMAGE = (msgspec.DecodeError, UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error)

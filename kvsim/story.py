@@ -26,6 +26,7 @@ from kvsim.core.messages import (
     RunId,
     RunPrefill,
     StartTransfer,
+    StopTransfer,
     TransferDone,
     TransferFailed,
     TransferId,
@@ -43,7 +44,7 @@ class _Storyteller:
         self._names = [worker.name for worker in cluster.workers]
         self._request = request
         self._runs: set[RunId] = set()
-        self._transfers: set[TransferId] = set()
+        self._transfers: dict[TransferId, int] = {}  # with the generation of their source blocks
         self._workers: set[WorkerId] = set()  # those that hold blocks of it
         self._decode_steps = 0
 
@@ -61,8 +62,11 @@ class _Storyteller:
                 self._decode_steps += event.steps
                 end = "; that was its last token" if self._request in event.finished else ""
                 return f"{event.steps} decode steps of run {event.run} on {self._names[event.worker]} are over{end}"
-            case TransferDone(transfer) if transfer in self._transfers:
-                return f"transfer {transfer} has arrived"
+            case TransferDone(transfer, generation) if transfer in self._transfers:
+                stale = (
+                    "" if generation == self._transfers[transfer] else " with blocks that are not proven to be its own"
+                )
+                return f"transfer {transfer} has arrived{stale}"
             case TransferReleased(transfer) if transfer in self._transfers:
                 return f"transfer {transfer} has let go of its source blocks"
             case TransferFailed(transfer) if transfer in self._transfers:
@@ -94,6 +98,8 @@ class _Storyteller:
                 return f"-> run {run} on {self._names[worker]} is to end at its next step"
             case StartTransfer() if command.request == self._request:
                 return self._transfer(command)
+            case StopTransfer(transfer) if transfer in self._transfers:
+                return f"-> transfer {transfer} is to stop"
             case FinishRequest(request, why) if request == self._request:
                 return f"-> finished: {why}"
             case _:
@@ -112,7 +118,7 @@ class _Storyteller:
         return None
 
     def _transfer(self, command: StartTransfer) -> str:
-        self._transfers.add(command.transfer)
+        self._transfers[command.transfer] = command.generation
         ends = f"{self._names[command.source]} -> {self._names[command.target]}"
         layers = f"layers {command.first_layer} to {command.first_layer + command.layers}"
         size = f"{format_bytes(command.size_bytes)} in {command.operations} operations"

@@ -203,7 +203,9 @@ class Loopback:
         self._regions.remove(region)
 
     def notify(self, peer: Peer, payload: bytes) -> None:
-        self._hub.ends[peer.name].events.append(Notification(self.name, payload))
+        end = self._hub.ends.get(peer.name)
+        if end is not None and end is self.peers.get(peer.name):  # else it is dropped, as the port says
+            end.events.append(Notification(self.name, payload))
 
     def wait(self, timeout_s: float) -> bool:
         del timeout_s

@@ -25,6 +25,7 @@ from backends.driver.connections import Connections
 from backends.driver.driver import Driver
 from backends.driver.requests import Submission
 from backends.worker.engine import Engine
+from backends.worker.stamps import Stamps
 from backends.worker.tables import BlockTables
 from backends.worker.transfers import Transfers
 from backends.worker.worker import Worker, peer_names
@@ -244,8 +245,9 @@ class InProcess:
         def ready() -> Ready:
             return Ready("test", transfers.describe(names), (), spec.kv_blocks, 1, "here")
 
-        transfers = Transfers(spec.id, parts.transport, parts.tensor, say)
-        tables = BlockTables(spec.kv_blocks, self.cluster.kv.block_tokens)
+        stamps = Stamps(parts.transport, spec.kv_blocks)
+        transfers = Transfers(spec.id, parts.transport, parts.tensor, stamps, say)
+        tables = BlockTables(spec.kv_blocks, self.cluster.kv.block_tokens, stamps.mark)
         engine = Engine(spec.id, parts.model, tables, say, lambda: self.now_ns, beat)
         seat = Seat(Worker(engine, transfers, ready, say), engine)
         return seat

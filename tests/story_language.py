@@ -7,7 +7,7 @@ EVENT``; the indented lines below it are the commands that it answered with. Lin
 import re
 from collections.abc import Iterator
 
-from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, WorkerSpec
+from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, RoleSpec, ThresholdRoles, WorkerSpec
 from kvsim.core.messages import (
     AssignBlocks,
     BlockRuns,
@@ -16,19 +16,26 @@ from kvsim.core.messages import (
     DeadlineReached,
     DecodeAdvanced,
     DismissWorker,
+    DrainWorker,
     Event,
     FinishRequest,
+    KeepRole,
     LayersReady,
+    LeasesRenewed,
     PrefillDone,
     ReleaseBlocks,
     Request,
     RequestArrived,
     RequestCancelled,
     RequestId,
+    RoleSwitched,
     RunDecode,
     RunId,
     RunPrefill,
     StartTransfer,
+    StopTransfer,
+    SwitchId,
+    SwitchRole,
     TransferDone,
     TransferFailed,
     TransferId,
@@ -41,6 +48,13 @@ from kvsim.core.messages import (
 from kvsim.core.scheduler import Scheduler
 
 UNLIMITED = 1 << 30
+LIMITS = {
+    "lease": "kv_lease_ns",
+    "queue_max": "queue_requests_max",
+    "retries_max": "transfer_retries_max",
+    "targets_max": "transfer_targets_max",
+    "recomputes_max": "transfer_recomputes_max",
+}
 LETTERS = {"p": "prefill", "d": "decode", "c": "colocated"}
 
 
@@ -49,6 +63,7 @@ def tell_story(text: str) -> str:
     lines: list[str] = []
     scheduler: Scheduler | None = None
     names: dict[str, WorkerId] = {}
+    generations: dict[TransferId, int] = {}
     for line in text.splitlines():
         if line.startswith("    "):
             continue
@@ -60,7 +75,9 @@ def tell_story(text: str) -> str:
         elif line.startswith("at "):
             assert scheduler is not None, "a story begins with a cluster"
             now, events = re.fullmatch(r"at (\d+): (.*)", line).groups()  # type: ignore[union-attr]
-            commands = scheduler.handle(int(now), [read_event(event.split(), names) for event in events.split(";")])
+            reported = [read_event(event.split(), names, generations) for event in events.split(";")]
+            commands = scheduler.handle(int(now), reported)
+            generations.update({c.transfer: c.generation for c in commands if isinstance(c, StartTransfer)})
             lines += [f"    {show(command, list(names))}" for command in commands] or ["    nothing"]
             scheduler.check()
         else:
@@ -81,14 +98,29 @@ def read_cluster(line: str) -> ClusterSpec:
     layers = int(values.get("layers", 4))
     kv = KvSpec(layers=layers, kv_heads=1, head_dim=1, dtype_bytes=1, block_tokens=int(values.get("block_tokens", 4)))
     wait = values.get("wait_max")
+    limits = {LIMITS[word]: int(value) for word, value in values.items() if word in LIMITS}
     policy = PolicySpec(
         transfer_mode=mode,  # type: ignore[arg-type]
         layers_per_group=int(values.get("group", 2)),
         steps_max=int(values.get("steps_max", 16)),
         prefill_placement=values.get("placement", "least_loaded"),  # type: ignore[arg-type]
         prefill_wait_max_ns=int(wait) if wait else None,
+        roles=read_roles(values) if "roles" in values else None,
+        **limits,  # type: ignore[arg-type]
     )
     return ClusterSpec(kv, tuple(workers), policy)
+
+
+def read_roles(values: dict[str, str]) -> RoleSpec:
+    """``roles=PREFILL_HIGH,PREFILL_LOW,DECODE_HIGH,DECODE_LOW [every=10 drain_max=30]``: prompt tokens per prefill
+    worker, permille of decode memory."""
+    prefill_high, prefill_low, decode_high, decode_low = (int(mark) for mark in values["roles"].split(","))
+    return RoleSpec(
+        ThresholdRoles(prefill_high, prefill_low, decode_high, decode_low),
+        interval_ns=int(values.get("every", 10)),
+        dwell_ns=int(values.get("dwell", 0)),
+        drain_max_ns=int(values["drain_max"]) if "drain_max" in values else None,
+    )
 
 
 def worker(number: int, name: str, role: str, blocks: int, values: dict[str, str]) -> WorkerSpec:
@@ -101,6 +133,7 @@ def worker(number: int, name: str, role: str, blocks: int, values: dict[str, str
         batch_requests_max=int(values.get("requests_max", 8)),
         batch_tokens_max=int(values.get("tokens_max", 64)),
         watermark_blocks=int(values.get("watermark", 0)),
+        paths=int(values.get("paths", 1)),
     )
 
 
@@ -109,9 +142,10 @@ def role_of(role: str) -> Role:
     return role  # type: ignore[return-value]
 
 
-def read_event(words: list[str], names: dict[str, WorkerId]) -> Event:
+def read_event(words: list[str], names: dict[str, WorkerId], generations: dict[TransferId, int]) -> Event:
     """``arrive r0 prompt=9 max=4``, ``layers p0 run0 2``, ``prefilled p0 run0 [last r0,r1]``, ``decoded d0 run1 3
-    [last r0]``, ``arrived t0``, ``released t0``, ``deadline``, or what ``read_mishap`` reads."""
+    [last r0]``, ``arrived t0 [stale]``, ``released t0``, ``deadline``, ``alive d0 t0,t1``, or what ``read_mishap``
+    reads."""
     match words:
         case ["arrive", request, prompt, *rest]:
             limit = number(rest[0]) if rest else UNLIMITED
@@ -123,7 +157,13 @@ def read_event(words: list[str], names: dict[str, WorkerId]) -> Event:
         case ["decoded", name, run, steps, *rest]:
             return DecodeAdvanced(names[name], RunId(number(run)), int(steps), 1_000_000, 0, True, last_of(rest))
         case ["arrived", transfer]:
-            return TransferDone(TransferId(number(transfer)))
+            found = TransferId(number(transfer))
+            return TransferDone(found, generations.get(found, 0))
+        case ["arrived", transfer, "stale"]:
+            return TransferDone(TransferId(number(transfer)), 0)
+        case ["alive", name, *transfers]:
+            carried = transfers[0].split(",") if transfers else []
+            return LeasesRenewed(names[name], tuple(TransferId(number(transfer)) for transfer in carried))
         case ["released", transfer]:
             return TransferReleased(TransferId(number(transfer)))
         case ["deadline"]:
@@ -133,7 +173,7 @@ def read_event(words: list[str], names: dict[str, WorkerId]) -> Event:
 
 
 def read_mishap(words: list[str], names: dict[str, WorkerId]) -> Event:
-    """``failed t0``, ``cancel r0``, ``lost d0``, ``leaving d0``, ``joined d0``."""
+    """``failed t0``, ``cancel r0``, ``lost d0``, ``leaving d0``, ``joined d0``, ``switched d0 switch0``."""
     match words:
         case ["failed", transfer]:
             return TransferFailed(TransferId(number(transfer)))
@@ -145,6 +185,8 @@ def read_mishap(words: list[str], names: dict[str, WorkerId]) -> Event:
             return WorkerLeaving(names[name])
         case ["joined", name]:
             return WorkerJoined(names[name])
+        case ["switched", name, switch]:
+            return RoleSwitched(names[name], SwitchId(number(switch)))
         case _:
             raise AssertionError(f"what event is {' '.join(words)!r}?")
 
@@ -173,13 +215,23 @@ def show(command: Command, names: list[str]) -> str:
             return f"{names[worker]} cuts run{run}"
         case DismissWorker(worker):
             return f"{names[worker]} may go"
+        case DrainWorker(worker, role, reason):
+            return f"{names[worker]} drains for {role}: {reason}"
+        case KeepRole(worker, reason):
+            return f"{names[worker]} keeps its role: {reason}"
+        case SwitchRole(worker, switch, role):
+            return f"{names[worker]} switches to {role}, switch{switch}"
         case StartTransfer():
             layers = f"layers {command.first_layer}..{command.first_layer + command.layers - 1}"
             source = f"{names[command.source]} {runs(command.source_blocks)}"
             target = f"{names[command.target]} {runs(command.target_blocks)}"
             last = ", the last" if command.last else ""
             size = f"{command.size_bytes} B in {command.operations}{last}"
-            return f"{command.kind} t{command.transfer} of r{command.request}: {source} -> {target}, {layers}, {size}"
+            path = f", path {command.path}" if command.path else ""
+            ends = f"{source} -> {target}, {layers}, {size}{path}"
+            return f"{command.kind} t{command.transfer} of r{command.request}: {ends}"
+        case StopTransfer(transfer):
+            return f"stop t{transfer}"
         case FinishRequest(request, why):
             return f"r{request} ends: {why}"
 

@@ -59,7 +59,10 @@ def test_the_small_run_shows_what_it_should(small: RunFolder) -> None:
     """Golden files of a run in which nothing happens would guard nothing."""
     variants = small.summary["variants"]
     assert list(variants) == ["pull", "push", "streamed", "message", "colocated"]
-    assert all(variant["requests"] == {"arrived": 40, "finished": 40, "rejected": 0} for variant in variants.values())
+    assert all(
+        variant["requests"] == {"arrived": 40, "finished": 40, "rejected": 0, "shed": 0, "failed": 0}
+        for variant in variants.values()
+    )
     assert sum(variant["preemptions"] for variant in variants.values()) > 0
     assert all(variants[mode]["transfers"]["count"] > 40 for mode in ("push", "streamed"))
     assert variants["pull"]["stages_s"]["decode_memory_wait"] > 0

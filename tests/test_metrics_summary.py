@@ -192,7 +192,7 @@ def test_without_an_objective_goodput_counts_all_that_finished() -> None:
 def test_a_rejected_request_misses_every_objective_and_has_no_latency() -> None:
     reject = at(570, [WAKE], [FinishRequest(RequestId(1), "timeout")])
     summary = summary_of(PAIR, (*PULL, at(565, [arrived(1)]), reject), slo_ttft_ns=10**9)
-    assert summary["requests"] == {"arrived": 2, "finished": 1, "rejected": 1}
+    assert summary["requests"] == {"arrived": 2, "finished": 1, "rejected": 1, "shed": 0, "failed": 0}
     assert summary["slo_attainment"] == 0.5
     assert summary["e2e_s"]["p99"] == 460 / NS_PER_S
 
@@ -212,7 +212,7 @@ def test_a_single_token_has_no_tpot_to_miss() -> None:
 def test_a_run_in_which_nothing_happened_has_no_rates() -> None:
     summary = summary_of(PAIR, ())
     assert list(summary) == KEYS
-    assert summary["requests"] == {"arrived": 0, "finished": 0, "rejected": 0}
+    assert summary["requests"] == {"arrived": 0, "finished": 0, "rejected": 0, "shed": 0, "failed": 0}
     assert summary["goodput_req_per_s"] is None
     assert summary["gpu_busy"] == {"prefill": None, "decode": None}
     assert set(summary["stages_s"].values()) == {None}

@@ -88,7 +88,7 @@ def test_a_prefill_is_told_its_tokens_and_terms_and_a_decode_worker_where_to_go_
     worker, order = bench.order(RunPrefill)
     assert (worker, order.tokens, order.terms, order.starts) == (P0, {R: PROMPT}, (RequestTerms(R, 5),), ())
     assert bench.outputs.tokens == {R: [42]}, "clients hear of tokens before the scheduler has decided anything"
-    bench.driver.report(D1, Report(TransferDone(transfer.transfer)))
+    bench.driver.report(D1, Report(TransferDone(transfer.transfer, transfer.generation)))
     bench.turn()
     worker, order = bench.order(RunDecode)
     assert (worker, order.terms, order.starts) == (D1, (RequestTerms(R, 5),), (DecodeStart(R, 5, 42),))
@@ -98,7 +98,7 @@ def test_a_worker_is_told_once_what_it_then_knows() -> None:
     cluster = real_cluster("pull", policy=PolicySpec("pull", steps_max=1))
     bench = Bench(cluster)
     transfer = bench.transferring()
-    bench.driver.report(D1, Report(TransferDone(transfer.transfer)))
+    bench.driver.report(D1, Report(TransferDone(transfer.transfer, transfer.generation)))
     bench.turn()
     _, order = bench.order(RunDecode)
     assert isinstance(order.command, RunDecode)
@@ -122,7 +122,7 @@ def test_a_report_that_cannot_be_true_reaches_neither_scheduler_nor_client() -> 
     bench = Bench()
     transfer = bench.transferring()
     with pytest.raises(Refusal, match="not to be told here"):
-        bench.driver.report(D2, Report(TransferDone(transfer.transfer)))
+        bench.driver.report(D2, Report(TransferDone(transfer.transfer, transfer.generation)))
     _, order = bench.order(RunPrefill)
     assert isinstance(order.command, RunPrefill)
     with pytest.raises(Refusal, match="not open"):
@@ -146,8 +146,8 @@ def test_bytes_that_arrived_before_their_source_was_lost_have_arrived() -> None:
     bench = Bench()
     transfer = bench.transferring()
     bench.driver.worker_lost(P0)
-    bench.driver.report(D1, Report(TransferDone(transfer.transfer)))
-    assert bench.turn() == [TransferDone(transfer.transfer)]
+    bench.driver.report(D1, Report(TransferDone(transfer.transfer, transfer.generation)))
+    assert bench.turn() == [TransferDone(transfer.transfer, transfer.generation)]
     bench.driver.disconnected(D1, P0)
     assert bench.turn() == [TransferReleased(transfer.transfer), WorkerLost(P0)]
 

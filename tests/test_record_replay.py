@@ -97,8 +97,8 @@ def test_a_missing_record_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 def test_a_record_of_another_version_is_refused(path: Path) -> None:
-    rewrite_lines(path, lambda lines: [lines[0].replace(b'"kvsim_record":1', b'"kvsim_record":2'), *lines[1:]])
-    assert error_of(path) == f"{path}:1: record version 2, this kvsim reads 1"
+    rewrite_lines(path, lambda lines: [lines[0].replace(b'"kvsim_record":2', b'"kvsim_record":9'), *lines[1:]])
+    assert error_of(path) == f"{path}:1: record version 9, this kvsim reads 2"
 
 
 @pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"", mtime=0), gzip.compress(b"[1, 2]\n", mtime=0)])

@@ -81,7 +81,7 @@ def test_the_summary_agrees_with_the_table(run: RunFolder) -> None:
     for mode, of_variant in run.requests.groupby("variant"):
         summary = run.summary["variants"][mode]
         e2e_s = (of_variant["finished_ns"] - of_variant["arrival_ns"]) / 1e9
-        assert summary["requests"] == {"arrived": 8, "finished": 8, "rejected": 0}
+        assert summary["requests"] == {"arrived": 8, "finished": 8, "rejected": 0, "shed": 0, "failed": 0}
         assert summary["e2e_s"]["mean"] == pytest.approx(e2e_s.mean())
         assert summary["e2e_s"]["p50"] == pytest.approx(e2e_s.median())
         assert summary["transfers"]["bytes"] == of_variant["transfer_bytes"].sum()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 
 from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, TransferMode, WorkerSpec
@@ -124,16 +125,7 @@ def run(spec: ClusterSpec, load: Workload, world: Hardware | None = None) -> tup
 
 def with_steps_max(spec: ClusterSpec, steps_max: int) -> ClusterSpec:
     """The same cluster, asked after every ``steps_max`` steps at the latest."""
-    policy = spec.policy
-    changed = PolicySpec(
-        transfer_mode=policy.transfer_mode,
-        layers_per_group=policy.layers_per_group,
-        allocation=policy.allocation,
-        prefill_placement=policy.prefill_placement,
-        decode_placement=policy.decode_placement,
-        steps_max=steps_max,
-        prefill_wait_max_ns=policy.prefill_wait_max_ns,
-    )
+    changed = msgspec.structs.replace(spec.policy, steps_max=steps_max)
     return ClusterSpec(spec.kv, spec.workers, changed)
 
 

@@ -19,6 +19,8 @@ TEXT_LENGTH_MAX = 4096
 """Characters of any text meant for people."""
 DESCRIPTION_BYTES_MAX = 1 << 20
 """Bytes of one transport's description of its regions."""
+TRANSFERS_MAX = 1 << 16
+"""Transfers of one worker at a time: more than it has requests."""
 ID_END = 1 << 63
 """Ids are below this: they fit a signed 64-bit integer wherever they go."""
 
@@ -184,7 +186,11 @@ class PeerFailed(ControlMessage, frozen=True, gc=False):
 
 class Heartbeat(ControlMessage, frozen=True, gc=False):
     """The engine loop is alive. Sent from that loop itself (between steps, between layers of a long step, while idle)
-    at least every ``Welcome.heartbeat_interval_ns``, never by a thread of its own: a hung loop must fall silent."""
+    at least every ``Welcome.heartbeat_interval_ns``, never by a thread of its own: a hung loop must fall silent.
+
+    ``transfers`` are those that the worker has begun and that have not ended."""
+
+    transfers: Annotated[tuple[TransferId, ...], msgspec.Meta(max_length=TRANSFERS_MAX)] = ()
 
 
 class Trouble(ControlMessage, frozen=True, gc=False):

@@ -15,6 +15,7 @@ from kvsim.core.messages import (
     RunDecode,
     RunPrefill,
     StartTransfer,
+    StopTransfer,
     WorkerId,
 )
 
@@ -45,8 +46,9 @@ def _tokens_ordered(command: Command) -> dict[RequestId, int]:
 
 def _check_command(command: Command, worker: WorkerId, limits: PeerLimits) -> None:
     match command:
-        case AssignBlocks(request=request, blocks=blocks):
+        case AssignBlocks(request=request, blocks=blocks, generation=generation):
             check_ids("request", [request])
+            check_ids("generation", [generation])
             check_blocks(blocks, limits.kv_blocks)
         case ReleaseBlocks(request=request):
             check_ids("request", [request])
@@ -62,9 +64,9 @@ def _check_command(command: Command, worker: WorkerId, limits: PeerLimits) -> No
             check_ids("run", [run])
         case StartTransfer():
             _check_transfer(command, worker, limits)
-        case FinishRequest():
-            require(False, "FinishRequest is not for workers")
-    if not isinstance(command, StartTransfer | FinishRequest):
+        case FinishRequest() | StopTransfer():
+            require(False, f"{type(command).__name__} is not for workers")
+    if not isinstance(command, StartTransfer | StopTransfer | FinishRequest):
         require(command.worker == worker, f"an order for worker {command.worker} at worker {worker}")
 
 
@@ -83,6 +85,8 @@ def _check_prefill(command: RunPrefill, limits: PeerLimits) -> None:
 def _check_transfer(command: StartTransfer, worker: WorkerId, limits: PeerLimits) -> None:
     check_ids("transfer", [command.transfer])
     check_ids("worker", [command.source, command.target])
+    check_ids("generation", [command.generation])
+    check_ids("path", [command.path])
     require(command.source != command.target, f"a transfer from worker {command.source} to itself")
     require(worker in (command.source, command.target), f"{command.source} to {command.target} at worker {worker}")
     require(

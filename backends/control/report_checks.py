@@ -9,7 +9,7 @@ honest worker sends is refused.
 from typing import Literal, TypeAlias
 
 from backends.control.messages import Ready, Report
-from backends.control.ranges import PeerLimits, check_tokens, require
+from backends.control.ranges import PeerLimits, check_ids, check_tokens, require
 from kvsim.core.messages import (
     FEMTOSECONDS_PER_NS,
     Command,
@@ -88,7 +88,8 @@ class OrderedWork:
                 self._run = None
             case DecodeAdvanced():
                 self._check_decode(report, event)
-            case TransferDone(transfer=transfer):
+            case TransferDone(transfer=transfer, generation=generation):
+                check_ids("generation", [generation])
                 self._end_transfer(transfer, "done")
                 check_tokens(report.tokens, {}, self._limits.vocabulary)
             case TransferReleased(transfer=transfer):

@@ -21,13 +21,19 @@ from kvsim.core.messages import (
     Command,
     DeadlineReached,
     DismissWorker,
+    DrainWorker,
     Event,
     FinishReason,
     FinishRequest,
+    KeepRole,
+    LeasesRenewed,
     RequestArrived,
     RequestCancelled,
     RequestId,
+    RoleSwitched,
     StartTransfer,
+    StopTransfer,
+    SwitchRole,
     TransferDone,
     TransferFailed,
     TransferId,
@@ -85,6 +91,9 @@ class Driver:
         self._joining: list[WorkerId] = []
         self._inbox: list[Event] = []
         self._later: list[Event] = []
+        self._renewal_ns = cluster.policy.kv_lease_renewal_ns
+        self._alive: dict[WorkerId, tuple[TransferId, ...]] = {}
+        self._renewed_ns: dict[WorkerId, int] = {}
 
     # --- what happened ------------------------------------------------------------------------------------------------
 
@@ -106,6 +115,11 @@ class Driver:
                 served.outputs.extend(tokens)
                 self._client.on_tokens(request, tokens)
         self._inbox.append(report.event)
+
+    def alive(self, worker: WorkerId, transfers: tuple[TransferId, ...]) -> None:
+        """A worker is well and at work on these transfers."""
+        if self._renewal_ns is not None:
+            self._alive[worker] = transfers
 
     def transfer_failed(self, worker: WorkerId, transfer: TransferId, reason: str) -> None:
         """A worker gave a transfer up. Raises Refusal if it had no part in it."""
@@ -157,6 +171,7 @@ class Driver:
         deadline_ns = self.scheduler.deadline_ns
         if deadline_ns is not None and deadline_ns <= now_ns:
             self._inbox.append(DeadlineReached())
+        self._renew_leases(now_ns)
         self._note_workers()
         if not self._inbox:
             return False
@@ -190,14 +205,31 @@ class Driver:
             self._work[worker] = OrderedWork(worker, self._limits[worker])
             self._inbox.append(WorkerJoined(worker))
 
+    def _renew_leases(self, now_ns: int) -> None:
+        """Pass on who was heard of, each as often as leases ask for and no more."""
+        for worker in [worker for worker in self._alive if worker not in self._away]:
+            last_ns = self._renewed_ns.get(worker)
+            if last_ns is None or now_ns - last_ns >= (self._renewal_ns or 0):
+                self._renewed_ns[worker] = now_ns
+                self._inbox.append(LeasesRenewed(worker, self._alive.pop(worker)))
+
     def _carry_out(self, command: Command) -> None:
         if isinstance(command, FinishRequest):
             self.book.close(command.request)
             self._client.on_finish(command.request, command.why)
             return
+        if isinstance(command, StopTransfer):
+            self._settle(self.transfers.stop(command.transfer))
+            return
         if isinstance(command, DismissWorker):
             self._away.add(command.worker)
             self._send(command.worker, Stop())
+            return
+        if isinstance(command, DrainWorker | KeepRole):
+            return  # it concerns what the scheduler will order
+        if isinstance(command, SwitchRole):
+            # a worker process computes whatever it is ordered, so it has changed when it has nothing left
+            self._inbox.append(RoleSwitched(command.worker, command.switch))
             return
         concerned = parties(command)
         if not self._away.isdisjoint(concerned):

@@ -219,8 +219,8 @@ class Fleet:
             case Trouble(text):
                 # if it is fatal the process ends by itself, with the text among its last lines
                 _log.warning("worker %s: %s", self._specs[worker].name, text)
-            case Heartbeat():
-                pass
+            case Heartbeat(transfers):
+                driver.alive(worker, transfers)
 
     def _dismiss(self, worker: WorkerId) -> None:
         member = self._members[worker]

@@ -39,6 +39,7 @@ class _Transfer:
     unsure: WorkerId | None = None  # its peer is lost, and may reach its memory until it has disconnected
     done: bool = False
     released: bool = False
+    generation: int = 0  # found at the source, as the target says
     reason: str = ""
 
 
@@ -66,6 +67,10 @@ class TransferLedger:
             return Settled()
         if worker in known.words:
             known.words[worker] = "through"
+        if isinstance(event, TransferDone):
+            known.generation = event.generation
+        elif known.command.kind == "push":  # a source that says so has looked at its blocks
+            known.generation = known.command.generation
         return self._settle(known, (self._tell(known, arrived=arrived),))
 
     def gave_up(self, worker: WorkerId, transfer: TransferId, reason: str) -> Settled:
@@ -80,6 +85,12 @@ class TransferLedger:
         known.words[worker] = "failed"
         known.reason = known.reason or reason
         return self._settle(known, ())
+
+    def stop(self, transfer: TransferId) -> Settled:
+        """The scheduler does not want it any more: whoever has not spoken is to stop."""
+        known = self._transfers.get(transfer)
+        words = {} if known is None else known.words
+        return Settled(cancel=tuple([(mover, transfer) for mover, word in words.items() if word == "none"]))
 
     def severed(self, one: WorkerId, other: WorkerId) -> list[Settled]:
         """Two workers that live on do not reach each other any more."""
@@ -130,7 +141,7 @@ class TransferLedger:
         transfer = known.command.transfer
         if arrived:
             known.done = True
-            return TransferDone(transfer)
+            return TransferDone(transfer, known.generation)
         known.released = True
         return TransferReleased(transfer)
 

@@ -26,6 +26,7 @@ from backends.worker.errors import WorkerError
 from backends.worker.language_model import LanguageModel
 from backends.worker.model_source import ModelSource
 from backends.worker.settings import WorkerSettings
+from backends.worker.stamps import Stamps
 from backends.worker.tables import BlockTables
 from backends.worker.transfers import Transfers
 from backends.worker.transports import lacking_capability, open_transport
@@ -68,9 +69,10 @@ def assemble(
         announces = settings.cluster.policy.transfer_mode in ("push", "streamed")
         model = LanguageModel(Transformer(config, weights), cache, wait_each_layer=announces)
         warm_up(model, spec.kv_blocks, settings.cluster.kv.block_tokens)
-        tables = BlockTables(spec.kv_blocks, settings.cluster.kv.block_tokens)
+        stamps = Stamps(transport, spec.kv_blocks)
+        tables = BlockTables(spec.kv_blocks, settings.cluster.kv.block_tokens, stamps.mark)
         engine = Engine(worker, model, tables, say, time.monotonic_ns, beat)
-        transfers = Transfers(worker, transport, tensor, say)
+        transfers = Transfers(worker, transport, tensor, stamps, say)
         names = peer_names([other.name for other in settings.cluster.workers], spec.name)
         capabilities = _capabilities(transport.capabilities)
 

@@ -70,8 +70,8 @@ class Engine:
             raise OrderError(f"{type(order.command).__name__} during run {self._run.command.run}")
         self.generations.learn(order.terms, order.starts)
         match order.command:
-            case AssignBlocks(_, request, blocks):
-                self.tables.assign(request, blocks)
+            case AssignBlocks(_, request, blocks, generation):
+                self.tables.assign(request, blocks, generation)
             case ReleaseBlocks(_, request):
                 self.tables.release(request)
                 self.generations.forget(request)

@@ -12,10 +12,11 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 
 from backends.control.errors import DriverGoneError
-from backends.control.messages import TEXT_LENGTH_MAX, Heartbeat, Trouble, WorkerMessage
+from backends.control.messages import TEXT_LENGTH_MAX, Trouble, WorkerMessage
 from backends.control.order_checks import check_driver_message
 from backends.control.ticket import LaunchTicket, read_ticket
 from backends.control.worker_channel import WorkerChannel
@@ -29,19 +30,23 @@ POLL_S = 1.0
 """How often the communication thread looks whether it is to end, if nothing wakes it."""
 
 
-class Beat:
-    """Called often by the main thread; puts a heartbeat now and then."""
+def _nothing() -> None:
+    """What there is to say before there is a worker."""
 
-    def __init__(self, outbox: Mailbox[WorkerMessage]) -> None:
+
+class Beat:
+    """Called often by the main thread; says a heartbeat now and then."""
+
+    def __init__(self) -> None:
         self.interval_ns = 1 << 62  # until the driver says how often
-        self._outbox = outbox
+        self.say: Callable[[], None] = _nothing
         self._last_ns = time.monotonic_ns()
 
     def __call__(self) -> None:
         now_ns = time.monotonic_ns()
         if now_ns - self._last_ns >= self.interval_ns:
             self._last_ns = now_ns
-            self._outbox.put(Heartbeat())
+            self.say()
 
 
 class WorkerProcess:
@@ -51,13 +56,14 @@ class WorkerProcess:
         from backends.worker.assembly import assemble  # noqa: PLC0415  # torch: after the environment is looked at
 
         self._outbox: Mailbox[WorkerMessage] = Mailbox()
-        self._beat = Beat(self._outbox)
+        self._beat = Beat()
         settings = decode_settings(ticket.settings)
         self._built = assemble(ticket.worker, settings, self._outbox.put, self._beat)
         self._ticket = ticket
         self._channel = WorkerChannel(ticket, self._built.compatibility)
         # half of what is asked for, so that a beat that comes a layer late is still in time
         self._beat.interval_ns = self._channel.heartbeat_interval_ns // 2
+        self._beat.say = self._built.worker.beat
         self._failure: BaseException | None = None
 
     def run(self) -> int:

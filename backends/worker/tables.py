@@ -7,7 +7,7 @@ will cross a block boundary: by step, then by place in the batch.
 This module must not decide who gets blocks, and it must not know tensors.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from backends.worker.errors import OrderError
 from kvsim.core.messages import BlockRuns, RequestId
@@ -18,25 +18,34 @@ class TableError(OrderError):
 
 
 class BlockTables:
-    """Blocks ``0 .. blocks_total - 1`` of ``block_tokens`` token slots each; every block is in one table at most."""
+    """Blocks ``0 .. blocks_total - 1`` of ``block_tokens`` token slots each; every block is in one table at most.
 
-    def __init__(self, blocks_total: int, block_tokens: int) -> None:
+    ``mark`` is told of the generation of blocks before anything can be computed into them, and of 0 for those that are
+    free or grown into."""
+
+    def __init__(
+        self, blocks_total: int, block_tokens: int, mark: Callable[[BlockRuns, int], None] = lambda _blocks, _mark: None
+    ) -> None:
         self._blocks_total = blocks_total
         self._block_tokens = block_tokens
+        self._mark = mark
         self._tables: dict[RequestId, list[int]] = {}
         self._used: set[int] = set()
         self._spare: Iterator[int] = iter(())
 
-    def assign(self, request: RequestId, blocks: BlockRuns) -> None:
-        """These blocks belong to the request, behind those that it has. Raises TableError if one is taken or is none
-        of this pool."""
+    def assign(self, request: RequestId, blocks: BlockRuns, generation: int = 0) -> None:
+        """These blocks belong to the request, behind those that it has, and are of this generation. Raises TableError
+        if one is taken or is none of this pool."""
         table = self._tables.setdefault(request, [])
         for block in each_block(blocks, self._blocks_total):
             self._append(request, table, block)
+        self._mark(blocks, generation)
 
     def release(self, request: RequestId) -> None:
         """All blocks of the request are free. Raises TableError if it has none."""
-        self._used.difference_update(self.table(request))
+        table = self.table(request)
+        self._used.difference_update(table)
+        self._mark(tuple([(block, 1) for block in table]), 0)
         del self._tables[request]
 
     def promise(self, spare_blocks: BlockRuns) -> None:

@@ -2,10 +2,12 @@
 
 Who starts what::
 
-    kind     source                                   target
-    pull     on COMPLETE: TransferReleased            READ, with COMPLETE as its notification; TransferDone
-    push     WRITE, notifying; TransferReleased       on the notification: TransferDone
-    message  send; TransferReleased                   receive; TransferDone
+    kind     source                                             target
+    pull     on COMPLETE: TransferReleased                      READ, then READ of the stamps; COMPLETE; TransferDone
+    push     WRITE, its own stamps; notify; TransferReleased    on the notification: TransferDone
+    message  send, the stamps last; TransferReleased            receive; TransferDone
+
+The stamps (``backends.worker.stamps``) prove that the blocks still were the request's when their last byte had left.
 
 The side that is notified is told by its peer which transfer it was and passes that on; the driver, who ordered the
 transfer, knows whether it can be true. The one thread that calls this is the worker's communication thread. This module
@@ -31,6 +33,7 @@ from backends.transport.port import (
     TransportError,
 )
 from backends.worker.descriptions import encode_descriptions
+from backends.worker.stamps import Stamps, joined, problem_of_stamps, stamp_ranges
 from kvsim.core.descriptors import Ranges, transfer_ranges
 from kvsim.core.kv_tensor import KvTensor
 from kvsim.core.messages import StartTransfer, TransferDone, TransferId, TransferReleased, WorkerId
@@ -40,10 +43,12 @@ TAG_END = 1 << 31
 
 
 class Complete(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The notification of a one-sided transfer: its bytes are where they belong. ``kind`` says which side is told."""
+    """The notification of a one-sided transfer: its bytes are where they belong. ``kind`` says which side is told;
+    ``generation`` is that of the source blocks."""
 
     transfer: Annotated[TransferId, msgspec.Meta(ge=0)]
     kind: Literal["pull", "push"]
+    generation: Annotated[int, msgspec.Meta(ge=0)]
 
 
 _COMPLETE: Final = msgspec.msgpack.Encoder()
@@ -53,20 +58,27 @@ Said: TypeAlias = Report | TransferFailed | PeerConnected | PeerFailed | Trouble
 
 @dataclass(frozen=True, slots=True)
 class _InFlight:
+    """``moved_ns`` is how long the bytes took, once they are here and their stamps are under way."""
+
     command: StartTransfer
     we_are_source: bool
+    moved_ns: int | None = None
 
 
 class Transfers:
     """Transfers of one worker over one transport, and the peers that it is connected to.
 
-    ``tensor`` is the worker's KV cache as it was registered; ``say`` takes what the driver is told.
+    ``tensor`` is the worker's KV cache as it was registered, first of two regions; ``stamps`` is the other; ``say``
+    takes what the driver is told.
     """
 
-    def __init__(self, worker: WorkerId, transport: Transport, tensor: KvTensor, say: Callable[[Said], None]) -> None:
+    def __init__(
+        self, worker: WorkerId, transport: Transport, tensor: KvTensor, stamps: Stamps, say: Callable[[Said], None]
+    ) -> None:
         self._worker = worker
         self._transport = transport
         self._tensor = tensor
+        self._stamps = stamps
         self._say = say
         self._peers: dict[WorkerId, Peer] = {}
         self._workers: dict[str, WorkerId] = {}
@@ -140,18 +152,20 @@ class Transfers:
                 case PeerLost(name, reason):
                     self._lost(name, reason)
 
-    @property
-    def in_flight(self) -> int:
-        """Transfers that this worker started and that have not ended."""
-        return len(self._in_flight)
+    def in_flight(self) -> tuple[TransferId, ...]:
+        """Transfers that this worker started and that have not ended. Any thread may ask."""
+        return tuple(self._handles)  # one step of the interpreter
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def _problem_of(self, peer: Peer) -> str:
         """A peer whose tensor differs in more than its pool would give ranges that mean something else."""
         ours = self._tensor
-        if len(peer.tensors) != 1:
-            return f"peer {peer.name} has {len(peer.tensors)} KV tensors, expected 1"
+        if len(peer.tensors) != 2:
+            return f"peer {peer.name} has {len(peer.tensors)} regions, expected its KV cache and its stamps"
+        problem = problem_of_stamps(peer.tensors[1])
+        if problem:
+            return f"peer {peer.name} has {problem}"
         theirs = peer.tensors[0]
         if theirs.dtype_bytes != ours.dtype_bytes:
             return f"peer {peer.name} has elements of {theirs.dtype_bytes} bytes, this worker of {ours.dtype_bytes}"
@@ -165,12 +179,14 @@ class Transfers:
         ranges = self._ranges(command, peer, we_are_source)
         match command.kind, we_are_source:
             case "pull", False:
-                return self._transport.read(peer, ranges, _COMPLETE.encode(Complete(command.transfer, "pull")))
+                return self._transport.read(peer, ranges)
             case "push", True:
-                return self._transport.write(peer, ranges, _COMPLETE.encode(Complete(command.transfer, "push")))
+                return self._transport.write(peer, ranges)
             case "message", True:
+                ranges = joined(ranges, self._stamp_ranges(command, self._stamps.tensor, peer.tensors[1]))
                 return self._transport.send(peer, ranges, command.transfer % TAG_END)
             case "message", False:
+                ranges = joined(ranges, self._stamp_ranges(command, peer.tensors[1], self._stamps.tensor))
                 return self._transport.receive(peer, ranges, command.transfer % TAG_END)
             case _:
                 raise TransportError(
@@ -188,18 +204,61 @@ class Transfers:
             assert len(ranges) == command.operations, f"{len(ranges)} ranges, {command.operations} ordered"
         return ranges
 
+    def _stamp_ranges(self, command: StartTransfer, source: KvTensor, target: KvTensor) -> Ranges:
+        return stamp_ranges(source, target, command.source_blocks, command.target_blocks)
+
     def _completed(self, event: Completion) -> None:
         in_flight = self._in_flight.pop(event.handle, None)
         if in_flight is None:
             return
-        transfer = in_flight.command.transfer
+        command, transfer = in_flight.command, in_flight.command.transfer
         del self._handles[transfer]
         if event.outcome != "done":
             self._say(TransferFailed(transfer, event.reason[:REASON_CHARACTERS_MAX] or event.outcome))
+        elif command.kind == "pull" and in_flight.moved_ns is None:
+            self._read_stamps(command, event.duration_ns)
         elif in_flight.we_are_source:
-            self._say(Report(TransferReleased(transfer), duration_ns=event.duration_ns))
+            self._sent(command, event.duration_ns)
         else:
-            self._say(Report(TransferDone(transfer), duration_ns=event.duration_ns))
+            self._received(command, (in_flight.moved_ns or 0) + event.duration_ns)
+
+    def _read_stamps(self, command: StartTransfer, moved_ns: int) -> None:
+        """The bytes are here: whose they are is seen at the source now."""
+        peer = self._peers.get(command.source)
+        if peer is None:
+            self._say(TransferFailed(command.transfer, f"worker {command.source} is not connected any more"))
+            return
+        try:
+            handle = self._transport.read(peer, self._stamp_ranges(command, peer.tensors[1], self._stamps.tensor))
+        except (AssertionError, TransportError) as error:
+            self._say(TransferFailed(command.transfer, _short(error)))
+            return
+        self._in_flight[handle] = _InFlight(command, we_are_source=False, moved_ns=moved_ns)
+        self._handles[command.transfer] = handle
+
+    def _sent(self, command: StartTransfer, duration_ns: int) -> None:
+        """Our blocks have been read. What was WRITTEN from blocks that had changed hands is nobody's; what was sent
+        brought its stamps along."""
+        transfer = command.transfer
+        if command.kind == "push":
+            generation = self._stamps.own(command.source_blocks)
+            if generation != command.generation:
+                self._say(TransferFailed(transfer, f"its blocks are of generation {generation} by now"))
+                return
+            self._notify(command.target, Complete(transfer, "push", generation))
+        self._say(Report(TransferReleased(transfer), duration_ns=duration_ns))
+
+    def _received(self, command: StartTransfer, duration_ns: int) -> None:
+        """The bytes are here, and what was found at their source too: whether that is right is seen by the driver."""
+        generation = max(0, self._stamps.found(command.target_blocks))
+        if command.kind == "pull":
+            self._notify(command.source, Complete(command.transfer, "pull", generation))
+        self._say(Report(TransferDone(command.transfer, generation), duration_ns=duration_ns))
+
+    def _notify(self, worker: WorkerId, complete: Complete) -> None:
+        peer = self._peers.get(worker)
+        if peer is not None:  # else the driver is told that it is gone, and what we say says it all
+            self._transport.notify(peer, _COMPLETE.encode(complete))
 
     def _notified(self, peer_name: str, payload: bytes) -> None:
         try:
@@ -208,7 +267,8 @@ class Transfers:
             self._say(Trouble(f"peer {peer_name} sent a notification that is none: {_short(error)}"))
             return
         transfer = complete.transfer  # whether it can be true is seen by the driver, who ordered it
-        self._say(Report(TransferReleased(transfer) if complete.kind == "pull" else TransferDone(transfer)))
+        pulled = complete.kind == "pull"
+        self._say(Report(TransferReleased(transfer) if pulled else TransferDone(transfer, complete.generation)))
 
     def _lost(self, name: str, reason: str) -> None:
         worker = self._workers.get(name)

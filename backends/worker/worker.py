@@ -100,7 +100,7 @@ class Worker:
 
     def beat(self) -> None:
         """Say that the compute thread is alive."""
-        self._say(Heartbeat())
+        self._say(Heartbeat(self._transfers.in_flight()))
 
 
 def peer_names(names: Sequence[str], own: str) -> tuple[str, ...]:

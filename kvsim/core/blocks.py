@@ -153,12 +153,15 @@ class BlockPool:
         self.blocks_free = blocks_total
         self._free: FreeList = FREE_LISTS[allocation](blocks_total)
         self._tables: dict[RequestId, list[tuple[int, int]]] = {}
+        self._generations: dict[RequestId, int] = {}
 
-    def assign(self, request: RequestId, blocks: int) -> BlockRuns:
-        """Give the request this many more blocks, behind those that it has. Returns the new ones."""
+    def assign(self, request: RequestId, blocks: int, generation: int = 0) -> BlockRuns:
+        """Give the request this many more blocks, behind those that it has, marked with this generation. Returns the
+        new ones."""
         assert 0 < blocks <= self.blocks_free, f"{blocks} blocks wanted by request {request}, {self.blocks_free} free"
         self.blocks_free -= blocks
         taken = self._free.take(blocks)
+        self._generations[request] = generation
         self._tables.setdefault(request, []).extend(taken)
         return taken
 
@@ -184,6 +187,7 @@ class BlockPool:
     def release(self, request: RequestId) -> int:
         """Free all blocks of the request. Returns how many."""
         released = 0
+        del self._generations[request]
         for first_block, blocks in reversed(self._tables.pop(request)):
             self._free.give_back(first_block, blocks)
             released += blocks
@@ -193,6 +197,10 @@ class BlockPool:
     def table(self, request: RequestId) -> BlockRuns:
         """The request's blocks in order of their tokens."""
         return tuple(self._tables[request])
+
+    def generation(self, request: RequestId) -> int:
+        """That of the request's blocks here; 0 if it has none."""
+        return self._generations.get(request, 0)
 
     def holds(self, request: RequestId) -> bool:
         """Whether the request has blocks here."""

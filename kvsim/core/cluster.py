@@ -40,7 +40,8 @@ class WorkerSpec(msgspec.Struct, frozen=True):
 
     ``batch_requests_max`` bounds the requests of one step, ``batch_tokens_max`` the tokens of a step with prompts in
     it. ``watermark_blocks`` stay free when a new request is admitted, so that running ones can grow. A worker that is
-    not ``present`` from the start comes with ``WorkerJoined``.
+    not ``present`` from the start comes with ``WorkerJoined``. ``paths`` are the ways (NICs, transports) of which its
+    driver can use one instead of another.
     """
 
     id: WorkerId
@@ -52,6 +53,45 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     batch_tokens_max: int
     watermark_blocks: int = 0
     present: bool = True
+    paths: int = 1
+
+
+class ThresholdRoles(msgspec.Struct, frozen=True, tag="threshold"):
+    """Change a role where one queue is above its high mark and the other below its low mark: prompt tokens queued per
+    prefill worker, and the share of decode memory that is spoken for, in thousandths."""
+
+    prefill_queue_tokens_high: int
+    prefill_queue_tokens_low: int
+    decode_memory_permille_high: int
+    decode_memory_permille_low: int
+
+
+class ControllerRoles(msgspec.Struct, frozen=True, tag="controller"):
+    """Follow queues and the slack towards the limits of TTFT and TPOT; see ``kvsim.core.role_policy`` for the rule.
+    Rates and lengths are means over about ``window_ns``."""
+
+    ttft_ns: int
+    tpot_ns: int
+    pressure_permille: int
+    margin_permille: int
+    window_ns: int
+
+
+class RoleSpec(msgspec.Struct, frozen=True):
+    """How workers change between prefill and decode at run time.
+
+    The policy is asked every ``interval_ns`` and moves at most one worker, never one that has had its role for less
+    than ``dwell_ns``, and leaves ``prefill_min`` and ``decode_min`` workers serving; only a role that has no worker at
+    all is given one regardless, if the other keeps one. A worker that drains computes its last requests to their end;
+    on a decode worker those that are left after ``drain_max_ns`` are computed anew elsewhere (None: all end there).
+    """
+
+    policy: ThresholdRoles | ControllerRoles
+    interval_ns: int
+    dwell_ns: int
+    drain_max_ns: int | None = None
+    prefill_min: int = 1
+    decode_min: int = 1
 
 
 class PolicySpec(msgspec.Struct, frozen=True):
@@ -59,8 +99,15 @@ class PolicySpec(msgspec.Struct, frozen=True):
 
     ``layers_per_group`` is N of push and streamed pull. ``steps_max`` bounds a decode run (1 = ask after every step;
     results are the same for any value). ``prefill_wait_max_ns`` rejects a request that waited longer for its prefill to
-    start; None lets it wait. A transfer that fails is tried anew up to ``transfer_retries_max`` times in a row, then
-    with another decode worker.
+    start; None lets it wait. ``queue_requests_max`` rejects a request that finds so many waiting for their prefill.
+
+    KV that waits on the prefill side, or that is being moved from there, is kept for ``kv_lease_ns`` after the last
+    sign of interest (``LeasesRenewed``); None keeps it for ever. A transfer that fails is tried anew up to
+    ``transfer_retries_max`` times in a row, then as often on every other path, then with other decode workers from the
+    kept KV, up to ``transfer_targets_max`` decode workers; then the KV is computed anew, elsewhere if possible, up to
+    ``transfer_recomputes_max`` times; then the request ends as failed.
+
+    Without ``roles`` every worker keeps its role.
     """
 
     transfer_mode: TransferMode
@@ -71,6 +118,16 @@ class PolicySpec(msgspec.Struct, frozen=True):
     steps_max: int = 1024
     prefill_wait_max_ns: int | None = None
     transfer_retries_max: int = 2
+    transfer_targets_max: int = 2
+    transfer_recomputes_max: int = 2
+    kv_lease_ns: int | None = None
+    queue_requests_max: int | None = None
+    roles: RoleSpec | None = None
+
+    @property
+    def kv_lease_renewal_ns(self) -> int | None:
+        """How often drivers are to report ``LeasesRenewed``: two may be lost without harm."""
+        return None if self.kv_lease_ns is None else max(1, self.kv_lease_ns // 3)
 
 
 class ClusterSpec(msgspec.Struct, frozen=True):

@@ -51,6 +51,11 @@ class ColocatedEngine:
         """A request that is being computed is to end at the next boundary."""
         self._to_end.append(state)
 
+    @property
+    def requests_waiting(self) -> int:
+        """How many wait for their prefill here."""
+        return len(self._waiting)
+
     def take_waiting(self) -> list[RequestState]:
         """Remove and return those that wait: they are to be served elsewhere."""
         waiting = list(self._waiting)
@@ -203,7 +208,9 @@ class ColocatedEngine:
         self, state: RequestState, tokens: int, blocks: int, chunks: list[tuple[RequestState, int]], out: Outbox
     ) -> None:
         if blocks:
-            out.put(AssignBlocks(self.spec.id, state.request.id, self.pool.assign(state.request.id, blocks)))
+            request = state.request.id
+            generation = self.pool.generation(request) or out.next_generation()
+            out.put(AssignBlocks(self.spec.id, request, self.pool.assign(request, blocks, generation), generation))
         chunks.append((state, tokens))
 
     def _blocks_missing(self, state: RequestState, tokens: int) -> int:

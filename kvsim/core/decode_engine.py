@@ -20,7 +20,8 @@ from kvsim.core.request import Phase, RequestState
 
 class DecodeEngine:
     """``tokens_outstanding`` counts the context tokens of all requests placed here, as they were when they were placed:
-    it must not depend on progress inside a run, which differs between fused and single steps."""
+    it must not depend on progress inside a run, which differs between fused and single steps. With ``evicts`` whoever
+    decodes here is preempted at the next boundary."""
 
     def __init__(self, spec: WorkerSpec, block_tokens: int, policy: PolicySpec) -> None:
         self.spec = spec
@@ -28,12 +29,18 @@ class DecodeEngine:
         self._runs = DecodeRuns(spec.id, self.pool, block_tokens, policy.steps_max)
         self.batch = self._runs.batch
         self.tokens_outstanding = 0
+        self.evicts = False
         self._block_tokens = block_tokens
         self._placed: dict[RequestId, int] = {}
         self._wants_memory: deque[RequestState] = deque()
         self._ready: deque[RequestState] = deque()
         self._to_release: list[RequestId] = []
         self._to_end: list[RequestState] = []
+
+    @property
+    def requests_placed(self) -> int:
+        """Requests that wait for memory or a step here, or decode."""
+        return len(self._placed)
 
     def request_memory(self, state: RequestState, *, first: bool) -> None:
         """Let a request wait for its blocks; ``first``: before all others, since it was preempted."""
@@ -62,6 +69,10 @@ class DecodeEngine:
     def cancel(self, state: RequestState) -> None:
         """A request that decodes here is to end at the next boundary."""
         self._to_end.append(state)
+
+    def waiting(self) -> tuple[RequestState, ...]:
+        """Those that wait for memory here, in order."""
+        return tuple(self._wants_memory)
 
     def take_waiting(self) -> list[RequestState]:
         """Remove and return those that wait for memory: they are to be served elsewhere."""
@@ -116,7 +127,12 @@ class DecodeEngine:
     def _cut_would_serve(self) -> bool:
         """Whether the next boundary could do something. ``blocks_free`` leaves out the growth of the run in progress,
         so it is an upper bound: a request that does not fit in it will not fit at the boundary."""
-        if self._to_release or self._to_end or (self._ready and len(self.batch) < self.spec.batch_requests_max):
+        if (
+            self._to_release
+            or self._to_end
+            or self.evicts
+            or (self._ready and len(self.batch) < self.spec.batch_requests_max)
+        ):
             return True
         head = self._head()
         return head is not None and self._fits(head, self.pool.blocks_free)
@@ -151,7 +167,7 @@ class DecodeEngine:
         makes a place in the batch, so others may join; it ends as nobody who was preempted is ready."""
         preempted = []
         self._join_ready()
-        while self.batch.growth_next() > self.pool.blocks_free:
+        while self.batch.growth_next() > self.pool.blocks_free or (self.evicts and self.batch):
             state = self.batch.leave(self.batch.last().request.id)
             self.release(state, out)
             preempted.append(state)
@@ -164,8 +180,10 @@ class DecodeEngine:
         growth = self.batch.growth_next()
         while (head := self._head()) is not None and self._fits(head, self.pool.blocks_free - growth):
             self._wants_memory.popleft()
-            blocks = self.pool.assign(head.request.id, blocks_for(head.context_tokens, self._block_tokens))
+            needed = blocks_for(head.context_tokens, self._block_tokens)
+            generation = out.next_generation()
+            blocks = self.pool.assign(head.request.id, needed, generation)
             head.reserved = True
-            out.put(AssignBlocks(self.spec.id, head.request.id, blocks))
+            out.put(AssignBlocks(self.spec.id, head.request.id, blocks, generation))
             admitted.append(head)
         return admitted

@@ -10,9 +10,11 @@ from kvsim.core.messages import (
     DecodeAdvanced,
     Event,
     LayersReady,
+    LeasesRenewed,
     PrefillDone,
     RequestArrived,
     RequestCancelled,
+    RoleSwitched,
     TransferDone,
     TransferFailed,
     TransferReleased,
@@ -28,12 +30,14 @@ EVENT_ORDER: Final[dict[type, int]] = {
     TransferFailed: 3,
     LayersReady: 4,
     PrefillDone: 5,
-    WorkerLost: 6,  # behind what it reported before: that counts, and tokens may have gone to clients already
-    WorkerLeaving: 7,
-    WorkerJoined: 8,
-    RequestArrived: 9,
-    RequestCancelled: 10,
-    DeadlineReached: 11,
+    LeasesRenewed: 6,
+    WorkerLost: 7,  # behind what it reported before: that counts, and tokens may have gone to clients already
+    WorkerLeaving: 8,
+    WorkerJoined: 9,
+    RoleSwitched: 10,
+    RequestArrived: 11,
+    RequestCancelled: 12,
+    DeadlineReached: 13,
 }
 
 
@@ -47,6 +51,8 @@ def event_key(event: Event) -> tuple[int, int, int]:
         return EVENT_ORDER[RequestArrived], event.request.id, 0
     if isinstance(event, RequestCancelled):
         return EVENT_ORDER[RequestCancelled], event.request, 0
-    if isinstance(event, WorkerLost | WorkerJoined | WorkerLeaving):
+    if isinstance(event, WorkerLost | WorkerJoined | WorkerLeaving | LeasesRenewed):
         return EVENT_ORDER[type(event)], event.worker, 0
+    if isinstance(event, RoleSwitched):
+        return EVENT_ORDER[RoleSwitched], event.worker, event.switch
     return EVENT_ORDER[type(event)], 0, 0

@@ -34,10 +34,13 @@ class HandOver:
         self._plans: dict[RequestId, tuple[TransferPlan, BlockRuns, BlockRuns]] = {}
         self._arriving: dict[TransferId, RequestState] = {}
         self._unreleased: dict[TransferId, RequestState] = {}
-        self._ends: dict[TransferId, tuple[WorkerId, WorkerId]] = {}  # source and target, while in flight
+        self._ends: dict[TransferId, tuple[WorkerId, WorkerId, int]] = {}  # source, target, generation; while in flight
 
-    def start(self, state: RequestState, layers: int, blocks: tuple[BlockRuns, BlockRuns], out: Outbox) -> None:
-        """Move the next ``layers`` layers of the request from its ``blocks`` (source, target)."""
+    def start(
+        self, state: RequestState, layers: int, blocks: tuple[BlockRuns, BlockRuns], generation: int, out: Outbox
+    ) -> None:
+        """Move the next ``layers`` layers of the request from its ``blocks`` (source, target), the source's being of
+        this ``generation``."""
         request = state.request.id
         source, target = state.prefill_side(), state.decode_side()
         if request not in self._plans:
@@ -55,7 +58,7 @@ class HandOver:
         state.transfer = transfer
         state.transfers_unreleased += 1
         self._arriving[transfer] = self._unreleased[transfer] = state
-        self._ends[transfer] = source, target
+        self._ends[transfer] = source, target, generation
         out.put(
             StartTransfer(
                 transfer,
@@ -70,17 +73,30 @@ class HandOver:
                 plan.size_bytes(layers),
                 operations,
                 last,
+                generation,
+                state.transfer_path,
             )
         )
 
-    def arrived(self, transfer: TransferId) -> RequestState | None:
-        """The target may read what the transfer carried. Returns its request."""
+    def carried_by(self, transfer: TransferId) -> RequestState | None:
+        """The request that a transfer in flight belongs to."""
+        return self._arriving.get(transfer) or self._unreleased.get(transfer)
+
+    def arrived(self, transfer: TransferId, generation: int) -> tuple[RequestState | None, bool]:
+        """The target may read what the transfer carried, from blocks of this ``generation``. Returns its request, and
+        whether that is the request's KV. If it is not, its layers have to be moved again."""
         state = self._arriving.pop(transfer, None)
-        if state is not None:
+        if state is None:
+            return None, False
+        fresh = generation == self._ends[transfer][2]
+        if fresh:
             state.layers_arrived = state.layers_started
-            state.transfer = None
-            self._close(transfer)
-        return state
+        else:
+            state.layers_started = state.layers_arrived
+            self._plans.pop(state.request.id, None)
+        state.transfer = None
+        self._close(transfer)
+        return state, fresh
 
     def released(self, transfer: TransferId) -> RequestState | None:
         """Nobody reads the source blocks of this transfer any more. Returns its request."""
@@ -109,15 +125,27 @@ class HandOver:
         mine = [transfer for transfer, other in self._unreleased.items() if other is state]
         if state.transfer is not None and state.transfer not in mine:
             mine.append(state.transfer)
-        gone = [transfer for transfer in mine if worker in self._ends[transfer]]
+        gone = [transfer for transfer in mine if worker in self._ends[transfer][:2]]
         for transfer in gone:
             self.failed(transfer)
         return bool(gone)
+
+    def let_go(self, state: RequestState) -> None:
+        """The source blocks are waited for no more. A transfer that still reads them will find another generation, and
+        its report will say so; one that has arrived reads them no more."""
+        for transfer in [transfer for transfer, other in self._unreleased.items() if other is state]:
+            del self._unreleased[transfer]
+            self._close(transfer)
+        state.transfers_unreleased = 0
 
     def _close(self, transfer: TransferId) -> None:
         """Forget the ends of a transfer that has arrived and is released."""
         if transfer not in self._arriving and transfer not in self._unreleased:
             del self._ends[transfer]
+
+    def involves(self, worker: WorkerId) -> bool:
+        """Whether a transfer from or to this worker is in flight."""
+        return any(worker in ends for ends in self._ends.values())
 
     def begin_anew(self, state: RequestState) -> None:
         """The layers that are ready go to another target, from the first one on."""

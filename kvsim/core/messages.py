@@ -7,23 +7,43 @@ data, so a run is a list of ``(now_ns, events, commands)`` that can be stored, c
 It must not know what a simulator or a GPU is. Nothing here carries an instant: ``now_ns`` is given beside it.
 """
 
-from typing import Literal, NewType, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
-RequestId = NewType("RequestId", int)
-WorkerId = NewType("WorkerId", int)
-RunId = NewType("RunId", int)
-TransferId = NewType("TransferId", int)
+from kvsim.core.message_base import BlockRuns, Message, RequestId, RunId, SwitchId, TransferId, WorkerId
+from kvsim.core.worker_messages import (
+    DedicatedRole,
+    DismissWorker,
+    DrainWorker,
+    KeepRole,
+    RoleSwitched,
+    SwitchRole,
+    WorkerJoined,
+    WorkerLeaving,
+    WorkerLost,
+)
 
-BlockRuns: TypeAlias = tuple[tuple[int, int], ...]
-"""Block ids in table order as runs ``(first_block, blocks)``: ``((4, 3), (9, 1))`` is blocks 4, 5, 6, 9."""
+__all__ = [  # what this module gives on; what it defines is public as well
+    "BlockRuns",
+    "DedicatedRole",
+    "DismissWorker",
+    "DrainWorker",
+    "KeepRole",
+    "Message",
+    "RequestId",
+    "RoleSwitched",
+    "RunId",
+    "SwitchId",
+    "SwitchRole",
+    "TransferId",
+    "WorkerId",
+    "WorkerJoined",
+    "WorkerLeaving",
+    "WorkerLost",
+]
 
 FEMTOSECONDS_PER_NS = 1_000_000
-
-
-class Message(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """Base of events and commands: immutable, compared by value, named by its class in a record."""
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -97,9 +117,15 @@ class DecodeAdvanced(Message, frozen=True, gc=False):
 
 
 class TransferDone(Message, frozen=True, gc=False):
-    """The target may read the blocks of this transfer (its notification included)."""
+    """The target may read the blocks of this transfer (its notification included).
+
+    ``generation`` is what was found at the source blocks after the last byte had left them: the one that
+    ``StartTransfer`` names if they still belonged to the request. 0: they had several, or none. Anything else than what
+    was named means that the target may hold somebody else's KV: the transfer has failed.
+    """
 
     transfer: TransferId
+    generation: int = 0
 
 
 class TransferReleased(Message, frozen=True, gc=False):
@@ -116,29 +142,18 @@ class TransferFailed(Message, frozen=True, gc=False):
     transfer: TransferId
 
 
+class LeasesRenewed(Message, frozen=True, gc=False):
+    """This worker is alive and at work on these transfers. KV that they move, or that waits at its source for memory on
+    this worker, is kept for another ``PolicySpec.kv_lease_ns``."""
+
+    worker: WorkerId
+    transfers: tuple[TransferId, ...]
+
+
 class RequestCancelled(Message, frozen=True, gc=False):
     """The client wants no more of this request."""
 
     request: RequestId
-
-
-class WorkerLost(Message, frozen=True, gc=False):
-    """Nothing of this worker exists any more: no KV, no run, no transfer. Reported after every other worker has let go
-    of its transfers with it; whatever is reported of those later is ignored."""
-
-    worker: WorkerId
-
-
-class WorkerJoined(Message, frozen=True, gc=False):
-    """This worker of the ``ClusterSpec`` is there, for the first time or again, with an empty pool."""
-
-    worker: WorkerId
-
-
-class WorkerLeaving(Message, frozen=True, gc=False):
-    """This worker is to leave: it gets nothing new and finishes what it has; then ``DismissWorker`` lets it go."""
-
-    worker: WorkerId
 
 
 class DeadlineReached(Message, frozen=True, gc=False):
@@ -153,10 +168,12 @@ Event: TypeAlias = (
     | TransferDone
     | TransferReleased
     | TransferFailed
+    | LeasesRenewed
     | RequestCancelled
     | WorkerLost
     | WorkerJoined
     | WorkerLeaving
+    | RoleSwitched
     | DeadlineReached
 )
 
@@ -166,18 +183,24 @@ Event: TypeAlias = (
 TransferKind: TypeAlias = Literal["push", "pull", "message"]
 """Who moves the bytes: the source by one-sided WRITE, the target by one-sided READ, or both by send and receive."""
 
-FinishReason: TypeAlias = Literal["stop", "length", "too_long", "timeout", "cancelled"]
-"""``stop``: the model ended it. ``length``: its token limit was reached. ``cancelled``: its client gave it up. Rejected
-without output: ``too_long``: it cannot fit any block pool. ``timeout``: it waited longer than the limit for its prefill
-to start."""
+FinishReason: TypeAlias = Literal["stop", "length", "too_long", "timeout", "cancelled", "shed", "failed"]
+"""``stop``: the model ended it. ``length``: its token limit was reached. ``cancelled``: its client gave it up.
+``failed``: its KV reached no decode worker, whatever was tried. Rejected without output: ``too_long``: it cannot fit
+any block pool. ``timeout``: it waited longer than the limit for its prefill to start. ``shed``: too many waited already
+when it arrived."""
 
 
 class AssignBlocks(Message, frozen=True, gc=False):
-    """From now on these blocks of this worker belong to the request, behind those that it has there already."""
+    """From now on these blocks of this worker belong to the request, behind those that it has there already.
+
+    ``generation`` marks them: the same for all that a request is given on a worker between two releases, and never used
+    again. A block that is free, or that a run grew into, has none.
+    """
 
     worker: WorkerId
     request: RequestId
     blocks: BlockRuns
+    generation: int = 0
 
 
 class ReleaseBlocks(Message, frozen=True, gc=False):
@@ -231,7 +254,9 @@ class StartTransfer(Message, frozen=True, gc=False):
     ``source_blocks`` and ``target_blocks`` hold the same number of blocks and pair up in order. ``size_bytes`` and
     ``operations`` (one-sided operations after coalescing, over all pairs of tensor-parallel ranks; packed messages for
     kind ``message``) follow from ``kvsim.core.descriptors``.
-    ``last`` marks the last transfer of the request: COMPLETE goes with it.
+    ``last`` marks the last transfer of the request: COMPLETE goes with it. ``generation`` is that of the source blocks:
+    see ``TransferDone``. ``path`` is 0 for the usual way; the others, below ``WorkerSpec.paths`` of both, are tried
+    when it fails.
     """
 
     transfer: TransferId
@@ -246,6 +271,16 @@ class StartTransfer(Message, frozen=True, gc=False):
     size_bytes: int
     operations: int
     last: bool
+    generation: int = 0
+    path: int = 0
+
+
+class StopTransfer(Message, frozen=True, gc=False):
+    """Touch the blocks of this transfer no more, soon. Its end is reported all the same: as failed, or as done and
+    released if it was too late, unless one of its workers is lost. Its source blocks may be released before that, and
+    its target blocks are not. May be said again while no end is known; ignored if the transfer has ended."""
+
+    transfer: TransferId
 
 
 class FinishRequest(Message, frozen=True, gc=False):
@@ -255,14 +290,19 @@ class FinishRequest(Message, frozen=True, gc=False):
     why: FinishReason
 
 
-class DismissWorker(Message, frozen=True, gc=False):
-    """This worker was to leave and has nothing left: it may end. It counts as absent until ``WorkerJoined``."""
-
-    worker: WorkerId
-
-
 Command: TypeAlias = (
-    AssignBlocks | ReleaseBlocks | RunPrefill | RunDecode | CutDecode | StartTransfer | FinishRequest | DismissWorker
+    AssignBlocks
+    | ReleaseBlocks
+    | RunPrefill
+    | RunDecode
+    | CutDecode
+    | StartTransfer
+    | StopTransfer
+    | FinishRequest
+    | DismissWorker
+    | DrainWorker
+    | KeepRole
+    | SwitchRole
 )
 
 

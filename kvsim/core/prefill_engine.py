@@ -43,6 +43,11 @@ class PrefillEngine:
         self._waiting.remove(state)
         self.tokens_outstanding -= state.context_tokens
 
+    @property
+    def requests_waiting(self) -> int:
+        """How many wait for their prefill here."""
+        return len(self._waiting)
+
     def take_waiting(self) -> list[RequestState]:
         """Remove and return those that wait: they are to be served elsewhere."""
         waiting = list(self._waiting)
@@ -66,8 +71,9 @@ class PrefillEngine:
         for state in self._running:
             request = state.request.id
             state.enter(Phase.PREFILLING)
-            blocks = self.pool.assign(request, blocks_for(state.context_tokens, self._block_tokens))
-            out.put(AssignBlocks(spec.id, request, blocks))
+            generation = out.next_generation()
+            blocks = self.pool.assign(request, blocks_for(state.context_tokens, self._block_tokens), generation)
+            out.put(AssignBlocks(spec.id, request, blocks, generation))
             chunks.append(Chunk(request, 0, state.context_tokens))
         self._run = out.next_run()
         completes = tuple([chunk.request for chunk in chunks])

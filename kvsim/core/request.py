@@ -55,8 +55,10 @@ class RequestState:
     stay at their values of ``joined_step`` and the worker's step count says the rest.
     ``layers_*`` count layers of the current hand-over: ready at the source, handed to transfers, arrived at the target.
     ``awaits_source``: preempted before its old prefill blocks were let go; it queues again when they are.
-    ``restarts`` counts how often it was set back because a worker was lost, ``transfer_failures`` the failures in a row
-    towards its decode worker.
+    ``first_token_ns`` is when its first token was reported.
+    ``restarts`` counts how often it was set back because a worker or a lease was lost. Where its transfers stand on the
+    ladder: ``transfer_failures`` in a row on ``transfer_path``, decode workers given up (``transfer_targets``), and how
+    often the KV was computed anew for that (``transfer_recomputes``), the next time not by ``avoid_prefill``.
     """
 
     request: Request
@@ -79,6 +81,11 @@ class RequestState:
     cancelled: bool = False
     restarts: int = 0
     transfer_failures: int = 0
+    first_token_ns: int = 0
+    transfer_path: int = 0
+    transfer_targets: int = 0
+    transfer_recomputes: int = 0
+    avoid_prefill: WorkerId | None = None
 
     def goes_first(self) -> bool:
         """Whether it waits ahead of new requests: it has been served before and was set back."""
@@ -87,6 +94,11 @@ class RequestState:
     def tokens_known(self) -> int:
         """Tokens that a prefill from the beginning computes: the prompt and what has been generated."""
         return self.request.prompt_tokens + self.generated
+
+    def climb_down(self) -> None:
+        """Its KV has arrived: whatever fails from now on is tried from the first rung of the ladder."""
+        self.transfer_failures = self.transfer_path = self.transfer_targets = self.transfer_recomputes = 0
+        self.avoid_prefill = None
 
     def prefill_side(self) -> WorkerId:
         """The prefill worker of a request that must have one by now."""

@@ -8,7 +8,8 @@ from kvsim.core.batching import layers_to_start
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.fleet import Fleet
 from kvsim.core.handover import HandOver
-from kvsim.core.messages import FinishReason, FinishRequest, Request, RequestId, WorkerId
+from kvsim.core.leases import Leases
+from kvsim.core.messages import FinishReason, FinishRequest, Request, RequestId, StopTransfer, WorkerId
 from kvsim.core.outbox import Outbox
 from kvsim.core.request import Phase, RequestState
 from kvsim.core.waits import PrefillWaits
@@ -21,13 +22,14 @@ class RequestLife:
     def __init__(self, cluster: ClusterSpec, fleet: Fleet, handover: HandOver, out: Outbox) -> None:
         self.states: dict[RequestId, RequestState] = {}
         self.waits = PrefillWaits(cluster.policy.prefill_wait_max_ns)
+        self.leases = Leases(cluster.policy.kv_lease_ns)
+        self._policy = cluster.policy
         self._push = cluster.policy.transfer_mode == "push"
-        self._transfer_retries_max = cluster.policy.transfer_retries_max
         self._fleet = fleet
         self._handover = handover
         self._out = out
-        self._homeless_prefill: dict[RequestId, RequestState] = {}
-        self._homeless_decode: dict[RequestId, RequestState] = {}
+        self.homeless_prefill: dict[RequestId, RequestState] = {}
+        self.homeless_decode: dict[RequestId, RequestState] = {}
 
     # --- from arrival to decode ---------------------------------------------------------------------------------------
 
@@ -37,11 +39,20 @@ class RequestLife:
         if request.prompt_tokens >= self._fleet.context_tokens_max:
             self._out.put(FinishRequest(request.id, "too_long"))
             return
+        queue_requests_max = self._policy.queue_requests_max
+        if queue_requests_max is not None and self._requests_waiting() >= queue_requests_max:
+            self._out.put(FinishRequest(request.id, "shed"))
+            return
         generated_max = min(request.output_tokens_max, self._fleet.context_tokens_max - request.prompt_tokens)
         state = RequestState(request, Phase.ARRIVED, generated_max, context_tokens=request.prompt_tokens)
         self.states[request.id] = state
         self.waits.add(state, now_ns)
         self.wait_for_prefill(state)
+
+    def _requests_waiting(self) -> int:
+        """Requests that wait for a prefill, or for the decode memory that comes before it."""
+        homeless = len(self.homeless_prefill) + (len(self.homeless_decode) if self._push else 0)
+        return homeless + self._fleet.requests_waiting(decode=self._push)
 
     def wait_for_prefill(self, state: RequestState) -> None:
         """Push needs its decode memory before it may queue for prefill; every other mode queues at once."""
@@ -56,10 +67,10 @@ class RequestLife:
     def queue_for_prefill(self, state: RequestState) -> None:
         """Place a request that waits for its prefill: when it queues and not before, as only then do the loads say
         where it is served soonest."""
-        state.prefill_worker = self._fleet.place_prefill(state.context_tokens)
+        state.prefill_worker = self._fleet.place_prefill(state.context_tokens, state.avoid_prefill)
         worker = state.prefill_worker
         if worker is None:
-            self._homeless_prefill[state.request.id] = state
+            self.homeless_prefill[state.request.id] = state
             return
         if self._fleet.colocated:
             room_tokens = self._fleet.room_tokens(worker, state.request.prompt_tokens)
@@ -77,6 +88,13 @@ class RequestLife:
             return
         state.enter(Phase.WAITING_MEMORY)
         self.seek_target(state)
+        if state.decode_worker is not None:
+            self.keep(state)
+
+    def keep(self, state: RequestState) -> None:
+        """The whole KV is at its source and somebody wants it: as long as it has a lease."""
+        if state.layers_ready and state.phase in (Phase.WAITING_MEMORY, Phase.TRANSFERRING):
+            self.leases.grant(state.request.id)
 
     def seek_target(self, state: RequestState) -> None:
         """The whole KV waits at the source for decode memory. Not so with push, where others hold decode memory while
@@ -92,9 +110,11 @@ class RequestLife:
         assert state.decode_worker is None, f"request {state.request.id} asks twice"
         worker = self._fleet.place_decode(state.context_tokens, avoid)
         state.decode_worker = worker
-        if worker is None:
-            self._homeless_decode[state.request.id] = state
+        if worker is None:  # nobody's turn comes sooner if its KV is given up
+            self.leases.drop(state.request.id)
+            self.homeless_decode[state.request.id] = state
             return
+        self.keep(state)
         self._fleet.decode[worker].request_memory(state, first=state.goes_first())
         self._fleet.touch(worker)
 
@@ -114,30 +134,12 @@ class RequestLife:
             state.layers_ready, state.layers_started, state.reserved, transfer_active=state.transfer is not None
         )
         if layers:
-            source_blocks = self._fleet.prefill[state.prefill_side()].pool.table(state.request.id)
-            target_blocks = self._fleet.decode[state.decode_side()].pool.table(state.request.id)
-            self._handover.start(state, layers, (source_blocks, target_blocks), self._out)
-
-    def transfer_failed(self, state: RequestState) -> None:
-        """What the transfer carried is to be moved again: a few times to the same decode worker, then to another."""
-        if not self.has_source(state):  # released before it was known to have failed
-            self.leave_decode_worker(state)
-            self.compute_anew(state)
-            return
-        state.transfer_failures += 1
-        patient = state.transfer_failures <= self._transfer_retries_max
-        if patient or state.phase is not Phase.TRANSFERRING:
-            self.start_transfer(state)
-            return
-        state.transfer_failures = 0
-        unreachable = state.decode_worker
-        self.leave_decode_worker(state)
-        self._handover.begin_anew(state)
-        state.enter(Phase.WAITING_MEMORY)
-        if self._push:
-            self.seek_target(state)
-        else:
-            self.request_memory(state, avoid=unreachable)
+            source = self._fleet.prefill[state.prefill_side()].pool
+            target = self._fleet.decode[state.decode_side()].pool
+            request = state.request.id
+            blocks = source.table(request), target.table(request)
+            self._handover.start(state, layers, blocks, source.generation(request), self._out)
+            self.keep(state)
 
     def source_released(self, state: RequestState) -> None:
         """A transfer has let go of the source blocks: free them if it was the last."""
@@ -170,6 +172,7 @@ class RequestLife:
         """The KV is nowhere any more: the prompt and what has been generated are prefilled again."""
         state.awaits_source = False
         state.context_tokens = state.tokens_known()
+        self.leases.drop(state.request.id)
         self._handover.forget(state)
         if state.cancelled:
             self.finish(state, "cancelled")
@@ -178,7 +181,7 @@ class RequestLife:
 
     def leave_decode_worker(self, state: RequestState) -> None:
         """The request will not decode where it was to: give back what it has there."""
-        self._homeless_decode.pop(state.request.id, None)
+        self.homeless_decode.pop(state.request.id, None)
         if state.decode_worker is not None:
             self._fleet.decode[state.decode_worker].withdraw(state)
             self._fleet.touch(state.decode_worker)
@@ -186,9 +189,9 @@ class RequestLife:
 
     def find_homes(self) -> None:
         """A worker has joined: place those that found none, in the order in which they began to wait."""
-        prefill, decode = list(self._homeless_prefill.values()), list(self._homeless_decode.values())
-        self._homeless_prefill.clear()
-        self._homeless_decode.clear()
+        prefill, decode = list(self.homeless_prefill.values()), list(self.homeless_decode.values())
+        self.homeless_prefill.clear()
+        self.homeless_decode.clear()
         for state in prefill:
             self.queue_for_prefill(state)
         for state in decode:
@@ -220,7 +223,7 @@ class RequestLife:
 
     def withdraw_from_prefill(self, state: RequestState) -> None:
         """Leave the queue; whoever waits behind it may be served now."""
-        self._homeless_prefill.pop(state.request.id, None)
+        self.homeless_prefill.pop(state.request.id, None)
         if state.prefill_worker is None:
             return
         if self._fleet.colocated:
@@ -233,6 +236,9 @@ class RequestLife:
         """Nothing more comes for this request; it is forgotten once no transfer touches its blocks."""
         self._out.put(FinishRequest(state.request.id, why))
         state.enter(Phase.FINISHED)
+        if state.transfer is not None:
+            self._out.put(StopTransfer(state.transfer))
+            self.leases.grant(state.request.id)
         self.forget_if_quiet(state)
 
     def forget_if_quiet(self, state: RequestState) -> None:
@@ -246,6 +252,7 @@ class RequestLife:
             self.release_source(state)
         self.leave_decode_worker(state)
         self._handover.forget(state)
+        self.leases.drop(state.request.id)
         del self.states[state.request.id]
 
     def has_source(self, state: RequestState) -> bool:
@@ -255,6 +262,10 @@ class RequestLife:
 
     def release_source(self, state: RequestState) -> None:
         """Free the blocks on the prefill side, if there are any."""
+        if state.prefill_worker is None:
+            return
+        if state.transfer is None:
+            self.leases.drop(state.request.id)
         engine = self._fleet.prefill[state.prefill_side()]
         if engine.pool.holds(state.request.id):
             engine.release(state, self._out)

@@ -6,12 +6,13 @@ worker) say what a worker does next. Read ``messages`` first, then this file fro
 It reads no clock, draws no random number and does no I/O. The same events give the same commands, byte for byte.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.event_order import event_key
 from kvsim.core.fleet import Fleet
 from kvsim.core.handover import HandOver
+from kvsim.core.ladder import Ladder
 from kvsim.core.messages import (
     Command,
     DeadlineReached,
@@ -19,9 +20,12 @@ from kvsim.core.messages import (
     Event,
     FinishReason,
     LayersReady,
+    LeasesRenewed,
     PrefillDone,
+    Record,
     RequestArrived,
     RequestCancelled,
+    RoleSwitched,
     TransferDone,
     TransferFailed,
     TransferReleased,
@@ -33,6 +37,7 @@ from kvsim.core.outbox import Outbox
 from kvsim.core.recovery import Recovery
 from kvsim.core.request import Phase, RequestState
 from kvsim.core.request_life import RequestLife
+from kvsim.core.role_control import RoleControl
 
 Ended = tuple[list[RequestState], list[RequestState]]
 
@@ -52,7 +57,12 @@ class Scheduler:
         self._fleet = Fleet(cluster)
         self._handover = HandOver(cluster)
         self._life = RequestLife(cluster, self._fleet, self._handover, self._out)
+        self._ladder = Ladder(cluster.policy, self._fleet, self._handover, self._life, self._out)
         self._recovery = Recovery(self._fleet, self._handover, self._life, self._out)
+        roles = cluster.policy.roles
+        self._roles: RoleControl | None = None
+        if roles is not None:
+            self._roles = RoleControl(cluster, roles, self._fleet, self._handover, self._life, self._out)
         self._on: dict[type, Callable[..., None]] = {
             RequestArrived: self._on_request_arrived,
             RequestCancelled: self._on_request_cancelled,
@@ -62,11 +72,23 @@ class Scheduler:
             TransferDone: self._on_transfer_done,
             TransferReleased: self._on_transfer_released,
             TransferFailed: self._on_transfer_failed,
+            LeasesRenewed: self._on_leases_renewed,
             WorkerJoined: self._on_worker_joined,
             WorkerLeaving: self._on_worker_leaving,
             WorkerLost: self._on_worker_lost,
+            RoleSwitched: self._on_role_switched,
             DeadlineReached: self._on_deadline_reached,
         }
+
+    @classmethod
+    def restore(cls, cluster: ClusterSpec, records: Iterable[Record]) -> "Scheduler":
+        """The scheduler that was called as ``records`` say, in the state in which the last of them left it. What has
+        happened since then is to be told to it as to the one in whose place it comes."""
+        scheduler = cls(cluster)
+        for record in records:
+            commands = tuple(scheduler.handle(record.now_ns, record.events))
+            assert commands == record.commands, f"at {record.now_ns} ns: {commands}, recorded {record.commands}"
+        return scheduler
 
     # --- the contract -------------------------------------------------------------------------------------------------
 
@@ -74,6 +96,7 @@ class Scheduler:
         """Take in everything that happened at ``now_ns``; return what is to be done."""
         assert now_ns >= self._now_ns, f"time runs backwards: {now_ns} after {self._now_ns}"
         self._now_ns = now_ns
+        self._life.leases.begin(now_ns)
         if len(events) == 1:
             self._on[type(events[0])](events[0])
         else:
@@ -85,14 +108,28 @@ class Scheduler:
                 self._on[type(event)](event)
         for state in self._life.waits.expire(now_ns):
             self._life.give_up(state, "timeout")
+        for request in self._life.leases.expire():
+            self._ladder.lease_over(request)
+        if self._roles is not None:
+            self._roles.decide(now_ns)
         self._settle()
         self._recovery.dismiss_idle()
+        if self._roles is not None:
+            self._roles.switch_drained()
         return self._out.take()
 
     @property
     def deadline_ns(self) -> int | None:
-        """When the request that has waited longest gives up; None if nothing is due."""
-        return self._life.waits.deadline_ns
+        """When a request has waited too long, a lease is over or roles are considered; None if nothing is due."""
+        first_ns = self._life.waits.deadline_ns
+        lease_ns = self._life.leases.deadline_ns
+        if lease_ns is not None and (first_ns is None or lease_ns < first_ns):
+            first_ns = lease_ns
+        if self._roles is not None:
+            roles_ns = self._roles.deadline_ns
+            if roles_ns is not None and (first_ns is None or roles_ns < first_ns):
+                first_ns = roles_ns
+        return first_ns
 
     @property
     def requests_live(self) -> int:
@@ -112,6 +149,8 @@ class Scheduler:
     # --- one method per event: the client -----------------------------------------------------------------------------
 
     def _on_request_arrived(self, event: RequestArrived) -> None:
+        if self._roles is not None:
+            self._roles.arrived(event.request.prompt_tokens, self._now_ns)
         self._life.arrive(event.request, self._now_ns)
 
     def _on_request_cancelled(self, event: RequestCancelled) -> None:
@@ -120,8 +159,9 @@ class Scheduler:
     # --- the workers' runs --------------------------------------------------------------------------------------------
 
     def _on_layers_ready(self, event: LayersReady) -> None:
-        for state in self._fleet.prefill[event.worker].running(event.run):
-            state.layers_ready = event.layers
+        engine = self._fleet.prefill.get(event.worker)
+        for state in () if engine is None else engine.running(event.run):  # it may have changed its role since
+            state.layers_ready = max(state.layers_ready, event.layers)
             if not state.cancelled:
                 self._life.start_transfer(state)
 
@@ -129,8 +169,14 @@ class Scheduler:
         colocated = self._fleet.colocated.get(event.worker)
         if colocated is not None:
             self._end_all(colocated.finish_step(event))
-        else:
-            for state in self._fleet.prefill[event.worker].finish_run(event.run):
+        elif (engine := self._fleet.prefill.get(event.worker)) is not None:
+            states = engine.finish_run(event.run)
+            if self._roles is not None and states:
+                tokens = sum([state.context_tokens for state in states])
+                self._roles.gauge.prefill_ended(event.worker, tokens, self._now_ns)
+            for state in states:
+                if not state.generated:
+                    state.first_token_ns = self._now_ns
                 state.generated += 1
                 state.layers_ready = self._layers
                 if state.request.id in event.finished:
@@ -147,8 +193,8 @@ class Scheduler:
         colocated = self._fleet.colocated.get(event.worker)
         if colocated is not None:
             self._end_all(colocated.advance(event))
-        else:
-            self._end_all(self._fleet.decode[event.worker].advance(event))
+        elif (engine := self._fleet.decode.get(event.worker)) is not None:
+            self._end_all(engine.advance(event))
         if event.ended:
             self._fleet.touch(event.worker)
 
@@ -167,18 +213,26 @@ class Scheduler:
             self._fleet.colocated[state.prefill_side()].release(state, self._out)
         else:
             self._fleet.decode[state.decode_side()].release(state, self._out)
+            if self._roles is not None:
+                self._roles.gauge.output_ended(state.generated, self._now_ns - state.first_token_ns)
         self._life.finish(state, why)
 
     # --- transfers ----------------------------------------------------------------------------------------------------
 
     def _on_transfer_done(self, event: TransferDone) -> None:
-        state = self._handover.arrived(event.transfer)
+        state, fresh = self._handover.arrived(event.transfer, event.generation)
         if state is None:
             return
-        state.transfer_failures = 0
+        if fresh:
+            state.transfer_failures = 0
         if state.phase is Phase.FINISHED:
             self._life.forget_if_quiet(state)
+        elif not fresh or not (state.layers_arrived == self._layers or self._life.has_source(state)):
+            self._ladder.transfer_failed(state)
         elif state.layers_arrived == self._layers:
+            state.climb_down()
+            if not self._life.has_source(state):
+                self._life.leases.drop(state.request.id)
             state.enter(Phase.WAITING_DECODE)
             self._fleet.decode[state.decode_side()].make_ready(state)
             self._fleet.touch(state.decode_side())
@@ -195,9 +249,16 @@ class Scheduler:
         if state is None:
             return
         if to_move_again and state.phase is not Phase.FINISHED:
-            self._life.transfer_failed(state)
+            self._ladder.transfer_failed(state)
         else:
             self._life.source_released(state)
+
+    def _on_leases_renewed(self, event: LeasesRenewed) -> None:
+        carried = [self._handover.carried_by(transfer) for transfer in event.transfers]
+        decode = self._fleet.decode.get(event.worker)
+        waiting = () if decode is None else decode.waiting()
+        for state in (*[state for state in carried if state is not None], *waiting):
+            self._life.leases.renew(state.request.id)
 
     # --- workers come and go ------------------------------------------------------------------------------------------
 
@@ -209,6 +270,10 @@ class Scheduler:
 
     def _on_worker_lost(self, event: WorkerLost) -> None:
         self._recovery.lost(event.worker)
+
+    def _on_role_switched(self, event: RoleSwitched) -> None:
+        if self._roles is not None:
+            self._roles.switched(event.worker, event.switch, self._now_ns)
 
     def _on_deadline_reached(self, event: DeadlineReached) -> None:
         """Nothing beyond what every call does: waits expire, workers are planned."""
@@ -230,6 +295,9 @@ class Scheduler:
                 for state in self._fleet.colocated[worker].plan(self._out):
                     self._life.finish(state, "cancelled")
             else:
-                for state in self._fleet.prefill[worker].plan(self._out):
+                started = self._fleet.prefill[worker].plan(self._out)
+                if self._roles is not None and started:
+                    self._roles.gauge.prefill_began(worker, self._now_ns)
+                for state in started:
                     if self._streams and state.decode_worker is None:
                         self._life.request_memory(state)

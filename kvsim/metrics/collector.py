@@ -14,43 +14,30 @@ from kvsim.core.messages import (
     AssignBlocks,
     BlockRuns,
     Command,
-    CutDecode,
-    DeadlineReached,
     DecodeAdvanced,
-    DismissWorker,
     Event,
     FinishRequest,
-    LayersReady,
     PrefillDone,
     ReleaseBlocks,
     RequestArrived,
-    RequestCancelled,
     RunDecode,
     RunPrefill,
     StartTransfer,
     TransferDone,
     TransferFailed,
-    TransferReleased,
-    WorkerJoined,
-    WorkerLeaving,
     WorkerLost,
 )
 from kvsim.metrics.columns import FINISH_REASONS, MISSING, RunColumns
 from kvsim.metrics.derive import derive_columns
 from kvsim.metrics.log import Log, with_column
 from kvsim.metrics.logs import Logs
+from kvsim.metrics.unnoted import UNNOTED
 
 _OUTCOMES = {reason: outcome for outcome, reason in enumerate(FINISH_REASONS)}
 _run_blocks = itemgetter(1)
 
 PACK_CALLS = 1 << 13
 """How often full logs are looked for."""
-
-UNNOTED = (
-    *(LayersReady, TransferReleased, RequestCancelled, WorkerJoined, WorkerLeaving, DeadlineReached),
-    *(CutDecode, DismissWorker),
-)
-"""Events and commands of which no metric speaks."""
 
 
 class Collector:
@@ -183,8 +170,8 @@ class Collector:
 
     def _transfer_done(self, now_ns: int, event: TransferDone) -> None:
         transfer = self._transfers_in_flight.pop(event.transfer, None)
-        if transfer is None:
-            return  # reported twice
+        if transfer is None or event.generation != transfer[0].generation:
+            return  # reported twice; or it brought somebody else's KV, as if it had failed
         command, row = transfer
         self._transfer_ends.put((row, now_ns))
         self._transfer_residencies.put((row, self._resident[command.target].get(command.request, MISSING)))

@@ -22,8 +22,8 @@ the last transfer is done."""
 
 MISSING = -1
 NS_PER_S = 1_000_000_000
-FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "too_long", "timeout", "cancelled")
-FINISHED, REJECTED = (0, 1), (2, 3)  # indices of the reasons with and without output
+FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "too_long", "timeout", "cancelled", "shed", "failed")
+FINISHED, REJECTED = (0, 1), (2, 3, 5)  # indices of the reasons with and without output
 ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
 
 
@@ -64,6 +64,10 @@ class RequestColumns:
     def rejected(self) -> Flags:
         """Requests that ended without output."""
         return np.isin(self.outcome, REJECTED)
+
+    def ended_as(self, why: FinishReason) -> int:
+        """How many ended for this reason."""
+        return int((self.outcome == FINISH_REASONS.index(why)).sum())
 
     def first_token_ns(self, first_token: FirstToken) -> Integers:
         """When the client gets the first token: at the end of the prefill, or of the transfer where there is one."""

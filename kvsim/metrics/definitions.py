@@ -19,7 +19,9 @@ DEFINITIONS: dict[str, Definition] = {
     "requests": Definition("", "How many requests arrived, finished with output, or were rejected without."),
     "requests.arrived": Definition("", "Requests that a client sent."),
     "requests.finished": Definition("", "Requests that ended with output (stop or length)."),
-    "requests.rejected": Definition("", "Requests that ended without output (too_long or timeout)."),
+    "requests.rejected": Definition("", "Requests that ended without output (too_long, timeout or shed)."),
+    "requests.shed": Definition("", "Those rejected on arrival, as scheduling.queue_requests_max were waiting."),
+    "requests.failed": Definition("", "Requests whose KV reached no decode worker, whatever was tried."),
     "ttft_s": Definition(
         "s",
         "Time to first token: from the arrival to the end of the prefill, or, where the decode worker sends the first "

@@ -47,6 +47,8 @@ def summarise(
             "arrived": arrived,
             "finished": int(finished.sum()),
             "rejected": int(requests.rejected.sum()),
+            "shed": requests.ended_as("shed"),
+            "failed": requests.ended_as("failed"),
         },
         **_latencies(columns, finished, first_token),
         "stages_s": _stage_means(columns, finished),

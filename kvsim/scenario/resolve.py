@@ -189,6 +189,11 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
         decode_placement=scheduling.decode_placement,
         steps_max=scheduling.steps_max,
         prefill_wait_max_ns=scheduling.prefill_wait_max,
+        queue_requests_max=scheduling.queue_requests_max,
+        kv_lease_ns=scheduling.kv_lease,
+        transfer_retries_max=scheduling.transfer_retries_max,
+        transfer_targets_max=scheduling.transfer_targets_max,
+        transfer_recomputes_max=scheduling.transfer_recomputes_max,
     )
     return ClusterSpec(kv=kv, workers=tuple(workers), policy=policy)
 

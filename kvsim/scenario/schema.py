@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, WrapSerializer, model_validator
 
-from kvsim.core.cluster import LAYER_MAJOR, Allocation, Dimension, Placement, Role, TransferMode
+from kvsim.core.cluster import LAYER_MAJOR, Allocation, Dimension, Role, TransferMode
 from kvsim.presets.fields import (
     Count,
     Duration,
@@ -26,6 +26,7 @@ from kvsim.presets.fields import (
 from kvsim.profile.fields import Slowdown, WorkerProfile
 from kvsim.scenario.limits import DurationAuto, DurationLimit, KvMemory, OptionalName
 from kvsim.scenario.preset_or import FileOr, OrNone, PresetOr
+from kvsim.scenario.scheduling_schema import Scheduling
 from kvsim.scenario.tree import found
 from kvsim.scenario.workload_schema import Workload
 
@@ -168,26 +169,6 @@ class Transfer(Fields):
     )
     layers_per_group: Count = Field(default=8, description="Layers that push and streamed move at a time.")
     message: MessageCosts = Field(default=MessageCosts(), description="Costs of mode message.")
-
-
-class Scheduling(Fields):
-    """Choices of the scheduler."""
-
-    prefill_placement: Placement = Field(default="least_loaded", description="Which prefill worker gets a new request.")
-    decode_placement: Placement = Field(default="least_loaded", description="Which decode worker gets a request.")
-    steps_max: Count = Field(
-        default=1024,
-        description="Decode steps that are simulated in one go. As long as decision and the profiles' latencies are 0, "
-        "results are the same for any value.",
-    )
-    prefill_wait_max: DurationLimit = Field(
-        default=None,
-        description="A request whose prefill has not started after this time is rejected; none lets it wait.",
-    )
-    decision: DurationAuto = Field(
-        default=None,
-        description="Time between a report and the commands that answer it. auto: what the profiles say, else 0.",
-    )
 
 
 class SloLimits(Fields):

@@ -16,15 +16,21 @@ from kvsim.core.messages import (
     Command,
     CutDecode,
     DeadlineReached,
+    DrainWorker,
     Event,
     FinishRequest,
+    KeepRole,
+    LeasesRenewed,
     ReleaseBlocks,
     Request,
     RequestArrived,
     RequestId,
+    RoleSwitched,
     RunDecode,
     RunPrefill,
     StartTransfer,
+    StopTransfer,
+    SwitchRole,
     TransferDone,
     TransferId,
     TransferReleased,
@@ -42,6 +48,9 @@ Observer = Callable[[int, Sequence[Event], Sequence[Command]], None]
 """Is shown every call of ``handle``: ``(now_ns, events, commands)``."""
 
 OUTPUT_TOKENS_UNLIMITED = 1 << 40
+
+CALLS_IN_VAIN_MAX = 100_000
+"""So many deadlines and renewals in a row with nothing else and without an order: requests wait for nothing."""
 
 
 class Simulation:
@@ -70,7 +79,17 @@ class Simulation:
             ReleaseBlocks: self._release_blocks,
             AssignBlocks: self._assign_blocks,
             FinishRequest: self._finish_request,
+            DrainWorker: self._change_of_mind,
+            KeepRole: self._change_of_mind,
+            SwitchRole: self._switch_role,
+            StopTransfer: self._stop_transfer,
         }
+        self._switch_ns = [worker.order_ns + worker.role_switch_ns + worker.report_ns for worker in hardware.workers]
+        self._calls_in_vain = 0
+        self._moving: dict[TransferId, StartTransfer] = {}
+        self._renewal_ns = cluster.policy.kv_lease_renewal_ns
+        changing = cluster.policy.roles is not None
+        self._decode_workers = [worker.id for worker in cluster.workers if changing or worker.role == "decode"]
         self._inbox: list[Event] = []
         self._deadline_ns: int | None = None
         self._over = False
@@ -91,6 +110,8 @@ class Simulation:
         if not self._arrivals_ns:
             return
         self._await_arrival()
+        if self._renewal_ns is not None:
+            call_after(self._env, self._renewal_ns, self._renew_leases)
         collects = gc.isenabled()
         gc.disable()  # a run leaves no reference cycles behind, but it would be walked through again and again
         try:
@@ -136,6 +157,8 @@ class Simulation:
         self.events_total += len(events)
         for observe in self._observers:
             observe(now_ns, events, commands)
+        if not commands:
+            self._count_in_vain(events)
         if self._decision_ns:
             call_after(self._env, self._decision_ns, lambda: self._carry_out(commands))
         else:
@@ -149,6 +172,13 @@ class Simulation:
         if self.finished == len(self._arrivals_ns) and not self.scheduler.requests_live:
             self._over = True
 
+    def _count_in_vain(self, events: Sequence[Event]) -> None:
+        """A scheduler that only asks to be woken again looks alive: this finds out that it is not."""
+        in_vain = {type(event) for event in events} <= {DeadlineReached, LeasesRenewed}
+        self._calls_in_vain = self._calls_in_vain + 1 if in_vain else 0
+        waiting = self._arrived - self.finished
+        assert self._calls_in_vain < CALLS_IN_VAIN_MAX, f"deadlock at {self.now_ns} ns: {waiting} requests wait"
+
     def _run_decode(self, command: RunDecode) -> None:
         self._workers[command.worker].run_decode(command)
 
@@ -159,7 +189,11 @@ class Simulation:
         self._workers[command.worker].run_prefill(command)
 
     def _start_transfer(self, command: StartTransfer) -> None:
+        self._moving[command.transfer] = command
         self._transfers.start(command, self._transfer_done, self._transfer_released)
+
+    def _stop_transfer(self, _command: StopTransfer) -> None:
+        """A simulated transfer comes to its end by itself, which is soon."""
 
     def _release_blocks(self, command: ReleaseBlocks) -> None:
         self._workers[command.worker].release(command.request)
@@ -167,14 +201,32 @@ class Simulation:
     def _assign_blocks(self, _command: AssignBlocks) -> None:
         """The blocks of a simulated worker hold no bytes."""
 
+    def _change_of_mind(self, _command: DrainWorker | KeepRole) -> None:
+        """It shows in what is ordered."""
+
+    def _switch_role(self, command: SwitchRole) -> None:
+        switched = RoleSwitched(command.worker, command.switch)
+        call_after(self._env, self._switch_ns[command.worker], lambda: self._report(switched))
+
     def _finish_request(self, _command: FinishRequest) -> None:
         self.finished += 1
 
     def _transfer_done(self, transfer: TransferId) -> None:
-        self._report(TransferDone(transfer))
+        """Simulated blocks do not change hands unnoticed: they are found to be what was ordered."""
+        self._report(TransferDone(transfer, self._moving.pop(transfer).generation))
 
     def _transfer_released(self, transfer: TransferId) -> None:
         self._report(TransferReleased(transfer))
+
+    def _renew_leases(self) -> None:
+        """Every decode worker shows that it is alive, as often as leases ask for; not if nothing else happens at all,
+        which is a deadlock."""
+        if self.scheduler.requests_live:
+            for worker in self._decode_workers:
+                carried = [command.transfer for command in self._moving.values() if command.target == worker]
+                self._report(LeasesRenewed(worker, tuple(carried)))
+        if self._renewal_ns is not None and self._env.peek() < float("inf"):
+            call_after(self._env, self._renewal_ns, self._renew_leases)
 
     def _await_deadline(self) -> None:
         """Arm a timer for the scheduler's deadline; one that it has dropped meanwhile only asks once too often."""

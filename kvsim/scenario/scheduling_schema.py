@@ -1,0 +1,58 @@
+"""What a scenario file may hold under ``scheduling:``.
+
+It must not know workers, links or loads.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from kvsim.core.cluster import Placement
+from kvsim.presets.fields import Count, Fields
+from kvsim.scenario.limits import DurationAuto, DurationLimit
+
+Tries = Annotated[int, Field(strict=True, ge=0)]
+
+
+class Scheduling(Fields):
+    """Choices of the scheduler."""
+
+    prefill_placement: Placement = Field(default="least_loaded", description="Which prefill worker gets a new request.")
+    decode_placement: Placement = Field(default="least_loaded", description="Which decode worker gets a request.")
+    steps_max: Count = Field(
+        default=1024,
+        description="Decode steps that are simulated in one go. As long as decision and the profiles' latencies are 0, "
+        "results are the same for any value.",
+    )
+    prefill_wait_max: DurationLimit = Field(
+        default=None,
+        description="A request whose prefill has not started after this time is rejected; none lets it wait.",
+    )
+    queue_requests_max: Count | None = Field(
+        default=None,
+        description="A request that finds so many waiting for their prefill, on all workers together, is rejected at "
+        "once (shed); none lets every one wait.",
+    )
+    kv_lease: DurationLimit = Field(
+        default=None,
+        description="How long KV on the prefill side is kept after the last sign that a decode worker wants it. Then "
+        "its blocks are freed and it is computed anew. Decode workers give such signs three times in this time; none "
+        "keeps it for ever.",
+    )
+    transfer_retries_max: Tries = Field(
+        default=2, description="How often in a row a transfer that failed is tried again the same way."
+    )
+    transfer_targets_max: Count = Field(
+        default=2,
+        description="Decode workers that are tried, one after the other, before the KV is computed anew by another "
+        "prefill worker. With push it is computed anew at once.",
+    )
+    transfer_recomputes_max: Tries = Field(
+        default=2,
+        description="How often the KV of a request is computed anew because it reached no decode worker; after that "
+        "the request ends as failed.",
+    )
+    decision: DurationAuto = Field(
+        default=None,
+        description="Time between a report and the commands that answer it. auto: what the profiles say, else 0.",
+    )
