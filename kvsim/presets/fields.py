@@ -194,6 +194,12 @@ class KernelFields(Fields):
         default=0.0, description="Share of the shorter of a prompt's attention arithmetic and KV reads not hidden."
     )
     attention_latency: Duration = Field(default=0, description="The least that the attention of a layer takes.")
+    attention_tile_rows: Elements = Field(
+        default=0, description="Query rows of a tile of attention, which all cost as much; 0 pads none."
+    )
+    attention_units: Elements = Field(
+        default=0, description="Tiles that the GPU computes at once: its multiprocessors; 0 is any number."
+    )
     attention_fill_tokens: Elements = Field(
         default=0, description="Tokens that the rows of each attention tile seem to attend to beside their own."
     )
@@ -209,6 +215,8 @@ class KernelFields(Fields):
             gemm_input_latency_ns=self.gemm_input_latency,
             attention_exposed=self.attention_exposed,
             attention_latency_ns=self.attention_latency,
+            attention_tile_rows=self.attention_tile_rows,
+            attention_units=self.attention_units,
             attention_fill_tokens=self.attention_fill_tokens,
             attention_softmax_dim=self.attention_softmax_dim,
         )

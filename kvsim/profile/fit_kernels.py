@@ -69,7 +69,9 @@ def fit_kernels(tables: "Mapping[str, pd.DataFrame]", gpu: GpuSpec, origin: str)
         base = with_values(gpu, values)
         measured = np.concatenate([table["us"].to_numpy(dtype=np.float64) / 1e6 for table in rows.values()])
 
-        def predict(trial: Mapping[str, float], base: GpuSpec = base, rows: "Mapping[str, pd.DataFrame]" = rows) -> Floats:
+        def predict(
+            trial: Mapping[str, float], base: GpuSpec = base, rows: "Mapping[str, pd.DataFrame]" = rows
+        ) -> Floats:
             other = with_values(base, trial)
             return np.concatenate([predicted_seconds(name, table, other) for name, table in rows.items()])
 

@@ -117,7 +117,12 @@ def fit_text(result: FitResult) -> str:
         "origin": result.origin,
         "gpu": {"preset": result.base.name, **result.changes()},
         "residuals": {
-            name: {"points": one.points, "mean": round(one.mean, 4), "largest": round(one.largest, 4), "bias": round(one.bias, 4)}
+            name: {
+                "points": one.points,
+                "mean": round(one.mean, 4),
+                "largest": round(one.largest, 4),
+                "bias": round(one.bias, 4),
+            }
             for name, one in result.residuals.items()
         },
         "told": {name: round(share, 2) for name, share in result.told.items()},

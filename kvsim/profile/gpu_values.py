@@ -1,4 +1,4 @@
-"""The constants of a GPU by dotted name, to fit them and to write them down. It must not know what they are fitted to."""
+"""The constants of a GPU by dotted name, to fit and to write them. It must not know what they are fitted to."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,7 +8,7 @@ from kvsim.sim.hardware import GpuSpec
 
 
 def with_values(gpu: GpuSpec, values: Mapping[str, float]) -> GpuSpec:
-    """``gpu`` with other constants; ``kernels.NAME`` and ``engine.NAME`` reach into those. Whole numbers are rounded."""
+    """``gpu`` with other constants; ``kernels.NAME`` and ``engine.NAME`` reach into those. Integers are rounded."""
     own: dict[str, Any] = {}
     parts: dict[str, dict[str, Any]] = {"kernels": {}, "engine": {}}
     for name, value in values.items():

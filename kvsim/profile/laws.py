@@ -10,7 +10,6 @@ import numpy as np
 from kvsim.profile.kernel_tables import attended_pairs, element_bytes
 from kvsim.profile.least_squares import Floats
 from kvsim.sim.hardware import GpuSpec
-from kvsim.sim.kernels import TILE_ROWS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,9 +42,15 @@ def attention_seconds(name: str, table: "pd.DataFrame", gpu: GpuSpec) -> Floats:
     queries = tokens if prompts else np.ones_like(tokens)
     size, kv_size = element_bytes(table["dtype"]), element_bytes(table["kv_dtype"])
     per_pair_s = 4 * (dim + kernels.attention_softmax_dim) / (gpu.flops_per_s * gpu.prefill_attention_efficiency)
-    tiles = batch * kv_heads * np.ceil(queries * np.ceil(heads / kv_heads) / TILE_ROWS)
-    tiles_s = per_pair_s * tiles * TILE_ROWS * kernels.attention_fill_tokens
-    pairs_s = per_pair_s * batch * heads * attended_pairs(name, table)
+    pairs = batch * heads * attended_pairs(name, table)
+    tile_rows, longest = np.zeros_like(pairs), np.zeros_like(pairs)
+    if kernels.attention_tile_rows:
+        rows = kernels.attention_tile_rows
+        tile_rows = rows * batch * kv_heads * np.ceil(queries * np.ceil(heads / kv_heads) / rows)
+        if prompts:
+            attended = attended_pairs(name, table) / tokens
+            pairs = np.maximum(pairs, tile_rows * attended)
+            longest = kernels.attention_units * rows * (attended + kernels.attention_fill_tokens)
     if prompts:
         seen = tokens + table["start"].to_numpy(dtype=np.float64)
     else:
@@ -54,9 +59,11 @@ def attention_seconds(name: str, table: "pd.DataFrame", gpu: GpuSpec) -> Floats:
     moved_bytes = 2 * batch * queries * dim * (heads * size + kv_heads * (size + kv_size))
     moved_s = moved_bytes / (gpu.memory_bytes_per_s * gpu.memory_efficiency)
     if prompts:
-        kernel_s = _overlapped(tiles_s + pairs_s, read_s, kernels.attention_exposed)
+        compute_s = per_pair_s * np.maximum(pairs + tile_rows * kernels.attention_fill_tokens, longest)
+        kernel_s = _overlapped(compute_s, read_s, kernels.attention_exposed)
     else:
-        kernel_s = tiles_s + np.maximum(pairs_s, read_s)
+        tiles_s = per_pair_s * tile_rows * kernels.attention_fill_tokens
+        kernel_s = tiles_s + np.maximum(per_pair_s * pairs, read_s)
     return kernels.attention_latency_ns / 1e9 + kernel_s + moved_s
 
 

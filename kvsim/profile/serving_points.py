@@ -96,35 +96,34 @@ def _named(row: object) -> str:
 
 
 def _points(table: "pd.DataFrame") -> list[ServingPoint]:
-    prompts = table.groupby(_CONDITIONS)["prompt_time"].median()
-    tokens = table.groupby([*_CONDITIONS, "token_size"])["token_time"].median()
+    prompts = table.groupby(_CONDITIONS)[["prompt_time"]].median().reset_index().assign(token_size=0)
+    tokens = table.groupby([*_CONDITIONS, "token_size"])[["token_time"]].median().reset_index()
     found = []
-    for key, time_ms in [*prompts.items(), *tokens.items()]:
-        model, hardware, ranks, prompt, batch, *output = key
-        found.append(
-            ServingPoint(
-                model, hardware, int(ranks), int(prompt), int(batch), int(output[0]) if output else 0, time_ms / 1e3
-            )
-        )
+    for part, column in ((prompts, "prompt_time"), (tokens, "token_time")):
+        numbers = part[["tensor_parallel", "prompt_size", "batch_size", "token_size"]].to_numpy(dtype=int).tolist()
+        names = part[["model", "hardware"]].to_numpy(dtype=str).tolist()
+        seconds = (part[column].to_numpy(dtype=float) / 1e3).tolist()
+        for (model, hardware), (ranks, prompt, batch, output), second in zip(names, numbers, seconds, strict=True):
+            found.append(ServingPoint(model, hardware, ranks, prompt, batch, output, second))
     return found
 
 
 def _check_units(path: Path, points: list[ServingPoint], gpu: GpuSpec) -> None:
     """No step may beat the datasheet; all of them hundreds of times slower is a wrong unit as well."""
     shares = sorted(least_step_s(point, gpu) / point.seconds for point in points)
-    if not shares or points and min(point.seconds for point in points) <= 0:
+    if not shares or (points and min(point.seconds for point in points) <= 0):
         raise ServingError(f"{path}: found no points, or times of 0 or less")
     if shares[-1] > 1:
         worst = max(points, key=lambda point: least_step_s(point, gpu) / point.seconds)
         raise ServingError(
-            f"{path}: {worst.kind} time {worst.seconds * 1e3:.4g} ms of {worst.batch} x {worst.prompt_tokens} tokens is "
-            f"{shares[-1]:.3g} times as fast as {worst.tensor_parallel} x {gpu.name} can be by the datasheet: is the "
-            "unit wrong by a factor of 1000, or the GPU another?"
+            f"{path}: {worst.kind} time {worst.seconds * 1e3:.4g} ms of {worst.batch} x {worst.prompt_tokens} tokens "
+            f"is {shares[-1]:.3g} times as fast as {worst.tensor_parallel} x {gpu.name} can be by the datasheet: is "
+            "the unit wrong by a factor of 1000, or the GPU another?"
         )
     if shares[len(shares) // 2] < 0.005:
         raise ServingError(
-            f"{path}: half of the times reach less than {shares[len(shares) // 2]:.2g} of what {gpu.name} allows by the "
-            "datasheet: is the unit wrong by a factor of 1000?"
+            f"{path}: half of the times reach less than {shares[len(shares) // 2]:.2g} of what {gpu.name} allows by "
+            "the datasheet: is the unit wrong by a factor of 1000?"
         )
 
 

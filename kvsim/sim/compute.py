@@ -14,7 +14,7 @@ from typing import NamedTuple
 from kvsim.core.messages import FEMTOSECONDS_PER_NS
 from kvsim.sim.collectives import all_reduce_s, ring_bytes
 from kvsim.sim.hardware import GpuSpec, ModelShape
-from kvsim.sim.kernels import attention_pairs_s, attention_tiles_s, gemm_s, kv_read_s, overlapped_s
+from kvsim.sim.kernels import attention_pair_s, decode_tile_pairs, gemm_s, kv_read_s, overlapped_s, prompt_pairs
 from kvsim.units import div_ceil
 
 _FEMTOSECONDS_PER_S = 10**15
@@ -74,7 +74,8 @@ class StepModel:
         self._vocabulary = div_ceil(model.vocabulary, tensor_parallel)
         self._memory_bytes_per_s = gpu.memory_bytes_per_s * gpu.memory_efficiency
         self._activation_bytes = self._activation_bytes_per_token_and_layer()
-        self._decode_tiles_s = attention_tiles_s(gpu, self._heads, self._kv_heads, model.head_dim, 1)
+        self._pair_s = attention_pair_s(gpu, model.head_dim)
+        self._decode_tiles_s = decode_tile_pairs(gpu.kernels, self._heads, self._kv_heads) * self._pair_s
         self._context_token_s = self._context_s()
         self._fs_per_context_token = _femtoseconds(self._context_token_s)
         self._decode_fs: dict[int, tuple[int, int]] = {}
@@ -123,7 +124,7 @@ class StepModel:
         # Embedding: one row is read and one written per token.
         embedding_s = 2 * tokens * model.hidden * model.dtype_bytes / self._memory_bytes_per_s
         attention_s = gpu.kernels.attention_latency_ns / 1e9  # one call, for prompts and decodes
-        prompt_s = layers * (sum([self._chunk_attention_s(start, count) for start, count in chunks]))
+        prompt_s = layers * self._prompt_attention_s(chunks)
         decode_s = layers * decode_requests * self._decode_tiles_s
         costs = StepCosts(
             qkv_s=layers * self._gemm_s(tokens, model.hidden, self._query_width + 2 * self._kv_width),
@@ -157,21 +158,22 @@ class StepModel:
         gate_and_up_s = self._gemm_s(rows, model.hidden, 2 * self._intermediate, touched)
         return gate_and_up_s + self._gemm_s(rows, self._intermediate, model.hidden, touched)
 
-    def _chunk_attention_s(self, start: int, tokens: int) -> float:
-        """Causal attention of one layer: token j of a chunk (from 0) attends to ``start + j + 1`` tokens."""
+    def _prompt_attention_s(self, chunks: Sequence[tuple[int, int]]) -> float:
+        """Attention of one layer over chunks of prompts, all in one call."""
+        if not chunks:
+            return 0.0
         gpu, model = self._gpu, self._model
-        pairs = tokens * start + tokens * (tokens + 1) // 2
-        compute_s = attention_pairs_s(gpu, self._heads, model.head_dim, pairs)
-        compute_s += attention_tiles_s(gpu, self._heads, self._kv_heads, model.head_dim, tokens)
-        memory_s = kv_read_s(gpu, self._kv_width, model.kv_dtype_bytes, start + tokens)
+        pairs, longest = prompt_pairs(gpu.kernels, self._heads, self._kv_heads, chunks)
+        compute_s = max(pairs, longest) * self._pair_s
+        kv_tokens = sum([start + tokens for start, tokens in chunks])
+        memory_s = kv_read_s(gpu, self._kv_width, model.kv_dtype_bytes, kv_tokens)
         return overlapped_s(compute_s, memory_s, gpu.kernels.attention_exposed)
 
     def _context_s(self) -> float:
         """What one more token of context costs a decode step: one query token per request, so there are as many pairs
-        as tokens read and the cost is linear in the total context. Packed tiles have room for the arithmetic."""
+        as tokens read and the cost is linear in the total context."""
         gpu, model = self._gpu, self._model
-        compute_s = attention_pairs_s(gpu, self._heads, model.head_dim, 1)
-        return model.layers * max(compute_s, kv_read_s(gpu, self._kv_width, model.kv_dtype_bytes, 1))
+        return model.layers * max(self._heads * self._pair_s, kv_read_s(gpu, self._kv_width, model.kv_dtype_bytes, 1))
 
     def _activation_bytes_per_token_and_layer(self) -> int:
         """Memory traffic of what is neither GEMM nor KV read, with the usual fusions.

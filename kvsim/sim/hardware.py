@@ -50,8 +50,10 @@ class KernelSpec:
 
     ``*_exposed``: share of the shorter of arithmetic and memory traffic that does not overlap with the longer.
     ``gemm_latency_ns`` is the least that a product takes, ``gemm_input_latency_ns`` comes with each 1024 inputs of it;
-    ``attention_latency_ns`` is the least that a layer's attention takes. Each tile of attention costs as if its rows
-    attended to ``attention_fill_tokens`` more, each score as much as ``attention_softmax_dim`` elements of a head.
+    ``attention_latency_ns`` is the least that a layer's attention takes. Attention is computed in tiles of
+    ``attention_tile_rows`` (0: rows are never padded) by ``attention_units`` at a time (0: any number); each tile costs
+    as if its rows attended to ``attention_fill_tokens`` more, each score as much as ``attention_softmax_dim`` elements
+    of a head.
     """
 
     gemm_exposed: float = 0.0
@@ -59,6 +61,8 @@ class KernelSpec:
     gemm_input_latency_ns: int = 0
     attention_exposed: float = 0.0
     attention_latency_ns: int = 0
+    attention_tile_rows: int = 0
+    attention_units: int = 0
     attention_fill_tokens: int = 0
     attention_softmax_dim: int = 0
 

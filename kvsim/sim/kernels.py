@@ -7,12 +7,10 @@ of ``KernelSpec`` what is left is the plain roofline. ``kvsim.profile.laws`` say
 them. Seconds are floats. This module must not know models or steps.
 """
 
-from kvsim.sim.hardware import GpuSpec
-from kvsim.units import div_ceil
+from collections.abc import Sequence
 
-TILE_ROWS = 128
-"""Query rows of one tile of attention; the query heads that share a KV head fill it together (FlashAttention-3's tile,
-Shah et al., arXiv 2407.08608, and its packing of grouped queries)."""
+from kvsim.sim.hardware import GpuSpec, KernelSpec
+from kvsim.units import div_ceil
 
 
 def gemm_s(gpu: GpuSpec, rows: int, inputs: int, outputs: int, dtype_bytes: int, matrices: float = 1.0) -> float:
@@ -30,25 +28,46 @@ def gemm_s(gpu: GpuSpec, rows: int, inputs: int, outputs: int, dtype_bytes: int,
     return start_s + overlapped_s(compute_s, memory_s, kernels.gemm_exposed)
 
 
-def attention_pairs_s(gpu: GpuSpec, heads: int, head_dim: int, pairs: int) -> float:
-    """Arithmetic of attention over ``pairs`` (query token, attended token) of each of ``heads`` query heads.
+def attention_pair_s(gpu: GpuSpec, head_dim: int) -> float:
+    """Arithmetic of attention for one query head and one pair (query token, attended token).
 
-    2 * head_dim FLOPs per head and pair for the scores and as many for the weighted sum of V, together 4 * heads *
-    head_dim (Narayanan et al., arXiv 2104.04473, appendix; Dao, arXiv 2307.08691, section 4.1). The exponential of each
-    score counts as ``attention_softmax_dim`` more elements of the head.
+    2 * head_dim FLOPs for the score and as many for the weighted sum of V, together 4 * head_dim (Narayanan et al.,
+    arXiv 2104.04473, appendix; Dao, arXiv 2307.08691, section 4.1). The exponential of the score counts as
+    ``attention_softmax_dim`` more elements of the head.
     """
-    flops = 4 * heads * (head_dim + gpu.kernels.attention_softmax_dim) * pairs
+    flops = 4 * (head_dim + gpu.kernels.attention_softmax_dim)
     return flops / (gpu.flops_per_s * gpu.prefill_attention_efficiency)
 
 
-def attention_tiles_s(gpu: GpuSpec, heads: int, kv_heads: int, head_dim: int, query_tokens: int) -> float:
-    """What the tiles of one request cost beside their pairs: each as if its rows attended to
-    ``attention_fill_tokens`` more."""
-    fill_tokens = gpu.kernels.attention_fill_tokens
-    if not fill_tokens:
-        return 0.0
-    tiles = kv_heads * div_ceil(query_tokens * div_ceil(heads, kv_heads), TILE_ROWS)
-    return attention_pairs_s(gpu, 1, head_dim, tiles * TILE_ROWS * fill_tokens)
+def prompt_pairs(
+    kernels: KernelSpec, heads: int, kv_heads: int, chunks: Sequence[tuple[int, int]]
+) -> tuple[float, float]:
+    """Pairs that causal attention over ``chunks`` of prompts, (start token, tokens) each, computes, all heads together;
+    and what the arithmetic of the whole GPU would do in the time of the longest tile.
+
+    Token j of a chunk (from 0) attends to ``start + j + 1`` tokens. The rows of a tile all cost as much, filled or not:
+    the query heads that share a KV head fill it together (FlashAttention, Shah et al., arXiv 2407.08608), and each tile
+    costs as if it attended to ``attention_fill_tokens`` more. One unit computes a tile, so a tile that attends to much
+    keeps the step waiting where there are too few for all units.
+    """
+    rows, total, longest = kernels.attention_tile_rows, 0.0, 0.0
+    for start, tokens in chunks:
+        pairs = heads * (tokens * start + tokens * (tokens + 1) / 2)
+        if rows:
+            tile_rows = kv_heads * rows * div_ceil(tokens * div_ceil(heads, kv_heads), rows)
+            attended = start + (tokens + 1) / 2
+            pairs = max(pairs, tile_rows * attended) + tile_rows * kernels.attention_fill_tokens
+            longest = max(longest, rows * (attended + kernels.attention_fill_tokens))
+        total += pairs
+    return total, longest * kernels.attention_units
+
+
+def decode_tile_pairs(kernels: KernelSpec, heads: int, kv_heads: int) -> int:
+    """What the tiles of one decoding request cost beside its context, in pairs. The units share its context."""
+    rows = kernels.attention_tile_rows
+    if not rows:
+        return 0
+    return kv_heads * rows * div_ceil(div_ceil(heads, kv_heads), rows) * kernels.attention_fill_tokens
 
 
 def kv_read_s(gpu: GpuSpec, kv_width: int, kv_dtype_bytes: int, tokens: int) -> float:
