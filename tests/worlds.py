@@ -10,10 +10,12 @@ from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, TransferMode, Wo
 from kvsim.core.messages import Command, Event, Record, WorkerId
 from kvsim.metrics import Collector, RunColumns
 from kvsim.sim.driver import Simulation
+from kvsim.sim.faults.plan import FaultPlan
 from kvsim.sim.hardware import GpuSpec, Hardware, MessageSpec, ModelShape, NicSpec, WorkerHardware
 from kvsim.workload import Workload
 
 MODES: tuple[TransferMode, ...] = ("push", "pull", "streamed", "message", "colocated")
+ALL_MODES: tuple[TransferMode, ...] = (*MODES, "adaptive")
 DISAGGREGATED: tuple[TransferMode, ...] = ("push", "pull", "streamed", "message")
 
 MODEL = ModelShape(
@@ -80,6 +82,7 @@ def cluster(
             batch_requests_max=worker.get("batch_requests_max", 16),
             batch_tokens_max=worker.get("batch_tokens_max", 512),
             watermark_blocks=worker.get("watermark_blocks", 0),
+            link_bytes_per_s=worker.get("link_bytes_per_s", 0),
         )
         for index, role in enumerate(roles)
     )
@@ -109,7 +112,9 @@ class Recorder:
         self.records.append(Record(now_ns, tuple(events), tuple(commands)))
 
 
-def run(spec: ClusterSpec, load: Workload, world: Hardware | None = None) -> tuple[RunColumns, list[Record]]:
+def run(
+    spec: ClusterSpec, load: Workload, world: Hardware | None = None, plan: FaultPlan | None = None
+) -> tuple[RunColumns, list[Record]]:
     """Simulate, checking the conservation laws after every call; returns the columns and the record."""
     recorder, collector = Recorder(), Collector(spec)
     simulation: Simulation
@@ -118,7 +123,7 @@ def run(spec: ClusterSpec, load: Workload, world: Hardware | None = None) -> tup
         simulation.scheduler.check()
 
     observers = (recorder.observe, collector.observe, check)
-    simulation = Simulation(spec, world or hardware(spec), load, observers)
+    simulation = Simulation(spec, world or hardware(spec), load, observers, plan)
     simulation.run()
     return collector.finish(), recorder.records
 

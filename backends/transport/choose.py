@@ -24,7 +24,18 @@ def _message(name: str, host: str) -> Transport:
     return MessageTransport(name, host)
 
 
-_MAKERS: dict[str, Callable[[str, str], Transport]] = {"shm": _shm, "tcp": _tcp, "message": _message}
+def _verbs(name: str, host: str) -> Transport:
+    from backends.transport.verbs.transport import VerbsTransport  # noqa: PLC0415
+
+    return VerbsTransport(name, host)
+
+
+_MAKERS: dict[str, Callable[[str, str], Transport]] = {
+    "shm": _shm,
+    "tcp": _tcp,
+    "message": _message,
+    "verbs": _verbs,
+}
 
 TRANSPORTS = tuple(_MAKERS)
 """Names of all transports."""

@@ -24,6 +24,7 @@ from kvsim.presets.fields import (
     Text,
 )
 from kvsim.profile.fields import Slowdown, WorkerProfile
+from kvsim.scenario.fault_schema import Detection, FaultEntry
 from kvsim.scenario.limits import DurationAuto, DurationLimit, KvMemory, OptionalName
 from kvsim.scenario.preset_or import FileOr, OrNone, PresetOr
 from kvsim.scenario.scheduling_schema import Scheduling
@@ -101,10 +102,15 @@ class Pool(Fields):
     batch_tokens_max: Count = Field(default=16384, description="Tokens of one prefill step.")
     chunk_tokens_max: Count = Field(
         default=2048,
-        description="Tokens of one step with prompts in it, where the worker is colocated (chunked prefill).",
+        description="Tokens of one step with prompts in it, where the worker decodes beside (chunked prefill).",
     )
     watermark: Annotated[float, Field(strict=True, ge=0, lt=1)] = Field(
         default=0.01, description="Share of the blocks that stays free when a new request is admitted."
+    )
+    role_switch: Duration = Field(
+        default=0,
+        description="What an empty worker takes to change its role, where scheduling.roles lets it: 0 s if its engine "
+        "computes both, as kvsim's real workers do; else what loading and capturing take.",
     )
     uplink: OptionalName = Field(
         default=None, description="The shared link of network.uplinks that joins the pool, or none."
@@ -165,7 +171,8 @@ class Transfer(Fields):
         default="pull",
         description="push: WRITEs during prefill into decode memory reserved before. pull: READs after prefill, into "
         "memory reserved then. streamed: READs during prefill, memory reserved when it starts. message: gather, send, "
-        "receive, scatter after prefill. colocated: none, every worker does both.",
+        "receive, scatter after prefill. adaptive: for each request push, streamed or pull as decode memory and links "
+        "allow, or its prompt on the decode worker. colocated: none, every worker does both.",
     )
     layers_per_group: Count = Field(default=8, description="Layers that push and streamed move at a time.")
     message: MessageCosts = Field(default=MessageCosts(), description="Costs of mode message.")
@@ -253,6 +260,11 @@ class Document(Fields):
     transfer: Transfer = Field(default=Transfer(), description="How KV cache moves.")
     scheduling: Scheduling = Field(default=Scheduling(), description="Choices of the scheduler.")
     workload: Workload = Field(description="What clients ask for.")
+    faults: list[FaultEntry] = Field(
+        default=[],
+        description="What goes wrong in simulated runs, at given times or at rates. Real workers are spared.",
+    )
+    detection: Detection = Field(default=Detection(), description="How long it takes until somebody notices a fault.")
     slo: SloLimits = Field(default=SloLimits(), description="Service level objectives.")
     metrics: Metrics = Field(default=Metrics(), description="How results are measured.")
     cost: Cost | None = Field(default=None, description="What things cost; without it plans are in GPUs only.")
@@ -289,7 +301,6 @@ class ScenarioFile(Document):
     """A scenario file."""
 
     sweep: Sweep | None = Field(default=None, description="The grid of 'kvsim sweep'.")
-
     variants: dict[VariantName, dict[str, Any] | None] | None = Field(
         default=None,
         description="Named changes, each merged over the rest of the file: nested mappings or dotted keys "

@@ -28,6 +28,8 @@ from kvsim.workload.spec import (
     LengthPairs,
     LengthSpec,
     LognormalLength,
+    PhasedWorkload,
+    PhaseSpec,
     PoissonArrivals,
     TraceWorkload,
     UniformLength,
@@ -49,6 +51,18 @@ def resolve_workload(workload: Workload, directory: Path, report: Report) -> Wor
             requests_max=trace.requests_max,
             prompt_tokens_max=trace.prompt_tokens_max,
             request_tokens_max=trace.request_tokens_max,
+            output_tokens_max=workload.output_tokens_max,
+        )
+    if workload.phases is not None:
+        return PhasedWorkload(
+            phases=tuple(
+                PhaseSpec(
+                    phase.duration,
+                    _arrivals(phase.arrivals),
+                    LengthPairs(_length(phase.lengths.prompt_tokens), _length(phase.lengths.output_tokens)),
+                )
+                for phase in workload.phases
+            ),
             output_tokens_max=workload.output_tokens_max,
         )
     assert workload.requests is not None, "a workload without requests passed its schema"

@@ -105,6 +105,24 @@ class GeneratedWorkload:
 
 
 @dataclass(frozen=True, slots=True)
+class PhaseSpec:
+    """For ``duration_ns``, requests arrive like this and are as long as this."""
+
+    duration_ns: int
+    arrivals: ArrivalSpec
+    lengths: LengthPairs
+
+
+@dataclass(frozen=True, slots=True)
+class PhasedWorkload:
+    """Drawn requests whose rate and lengths change with time: one phase after the other, each drawn independently of
+    the others. ``output_tokens_max`` is as in ``GeneratedWorkload``."""
+
+    phases: tuple[PhaseSpec, ...]
+    output_tokens_max: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class TraceWorkload:
     """The requests of a recorded trace at their recorded instants.
 
@@ -123,4 +141,4 @@ class TraceWorkload:
     output_tokens_max: int | None
 
 
-WorkloadSpec: TypeAlias = GeneratedWorkload | TraceWorkload
+WorkloadSpec: TypeAlias = GeneratedWorkload | PhasedWorkload | TraceWorkload
