@@ -127,7 +127,7 @@ def validate(
         rows = zip(*(column.tolist() for column in columns), strict=True)
         requests = [(at_ns, prompt, output, limit) for at_ns, prompt, output in rows]
         timeout_s = requests[-1][0] / 1e9 + SERVE_TIMEOUT_S
-        served = serve_load(settings, requests, observers, timeout_s, scenario.seed)
+        served = serve_load(settings, requests, observers, timeout_s, scenario.seed, workload.labels)
         return RealRun(served.decision_ns, served.other_cores, served.start_s)
 
     return validate_scenario(changed, out, serve, profile=profile, report=report, tell=tell)

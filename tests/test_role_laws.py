@@ -29,8 +29,8 @@ MS = 1_000_000
 EAGER = ThresholdRoles(
     prefill_queue_tokens_high=60,
     prefill_queue_tokens_low=30,
-    decode_memory_permille_high=250,
-    decode_memory_permille_low=200,
+    decode_load_permille_high=250,
+    decode_load_permille_low=200,
 )
 CONTROLLER = ControllerRoles(
     ttft_ns=8 * MS, tpot_ns=5 * MS, pressure_permille=800, margin_permille=50, window_ns=5 * MS

@@ -30,8 +30,8 @@ def test_roles_are_fixed_unless_a_scenario_says_otherwise(tmp_path: Path) -> Non
 def test_marks_become_thousandths(tmp_path: Path) -> None:
     text = (
         "scheduling: {roles: {kind: threshold, interval: 500 ms, dwell: 0 s, drain_max: 3 s, prefill_min: 2, "
-        "prefill_queue_tokens_high: 900, prefill_queue_tokens_low: 100, decode_memory_high: 0.95, "
-        "decode_memory_low: 0.4}}\n"
+        "prefill_queue_tokens_high: 900, prefill_queue_tokens_low: 100, decode_load_high: 0.95, "
+        "decode_load_low: 0.4}}\n"
     )
     assert roles_of(tmp_path, text) == RoleSpec(ThresholdRoles(900, 100, 950, 400), S // 2, 0, 3 * S, 2, 1)
 
@@ -43,7 +43,7 @@ def test_a_controller_is_given_the_limits_of_service(tmp_path: Path) -> None:
 
 
 def test_a_change_of_policy_drops_the_keys_of_the_other(tmp_path: Path) -> None:
-    text = SLO + "scheduling: {roles: {kind: threshold, decode_memory_low: 0.1}}\n"
+    text = SLO + "scheduling: {roles: {kind: threshold, decode_load_low: 0.1}}\n"
     changed = roles_of(tmp_path, text, "scheduling.roles.kind=controller")
     assert changed is not None
     assert isinstance(changed.policy, ControllerRoles)
@@ -70,8 +70,8 @@ def test_what_a_switch_takes_is_known_to_the_simulator_only(tmp_path: Path) -> N
             "colocated worker does both",
         ),
         (
-            "scheduling: {roles: {kind: threshold, decode_memory_low: 0.9, decode_memory_high: 0.8}}\n",
-            "s.yaml:11:14: scheduling.roles: found decode_memory_low 0.9, expected at most decode_memory_high 0.8",
+            "scheduling: {roles: {kind: threshold, decode_load_low: 0.9, decode_load_high: 0.8}}\n",
+            "s.yaml:11:14: scheduling.roles: found decode_load_low 0.9, expected at most decode_load_high 0.8",
         ),
         (
             "scheduling: {roles: {kind: threshold, prefill_queue_tokens_low: 9, prefill_queue_tokens_high: 8}}\n",

@@ -24,6 +24,7 @@ from kvsim.scenario.merge import nearest
 from kvsim.scenario.problems import Report
 from kvsim.scenario.profile_resolve import check_devices, check_profiles, decision_ns, devices_of, handshake_ns
 from kvsim.scenario.roles_schema import ControllerFields, FixedRoles, ThresholdFields
+from kvsim.scenario.rules_check import check_rules, placement_rules
 from kvsim.scenario.schema import Document, Pool
 from kvsim.scenario.values import Slo, Variant
 from kvsim.scenario.workload_resolve import resolve_workload
@@ -48,6 +49,7 @@ def resolve_variant(name: str, document: Document, report: Report, directory: Pa
     check_devices(document, report)
     kv_blocks = {pool: _kv_blocks(pool, document, model, report) for pool in document.workers}
     _check_uplinks(document, report)
+    check_rules(document, report)
     faults, fault_places = resolve_faults(document, report)
     workload = resolve_workload(document.workload, directory, report)
     if report.problems or workload is None:
@@ -194,6 +196,7 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
                     present=len(workers) not in late,
                     link_bytes_per_s=int(pool.nics * pool.nic.rate),
                     uplink=pool.uplink,
+                    labels=tuple(sorted(pool.labels.items())),
                 )
             )
     kv = KvSpec(
@@ -215,6 +218,7 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
         decode_placement=placement,
         steps_max=scheduling.steps_max,
         prefill_wait_max_ns=scheduling.prefill_wait_max,
+        placement_rules=placement_rules(document),
         queue_requests_max=scheduling.queue_requests_max,
         kv_lease_ns=scheduling.kv_lease,
         transfer_retries_max=scheduling.transfer_retries_max,

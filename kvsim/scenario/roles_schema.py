@@ -47,27 +47,28 @@ class _Changing(Fields):
 
 
 class ThresholdFields(_Changing):
-    """One role is helped when its queue is above its high mark and that of the other below its low mark."""
+    """One role is helped when its load is above its high mark and that of the other below its low mark."""
 
     kind: Literal["threshold"]
     prefill_queue_tokens_high: Count = Field(
         default=32768, description="Prompt tokens per prefill worker that wait or are being computed: help is needed."
     )
     prefill_queue_tokens_low: Count = Field(default=4096, description="The same: help can be given.")
-    decode_memory_high: Pressure = Field(
+    decode_load_high: Pressure = Field(
         default=0.9,
-        description="Contexts placed on decode workers, over their KV cache: help is needed. Above 1 some wait.",
+        description="What is placed on decode workers, over their KV cache or the places of their batches, whichever "
+        "is more: help is needed. Above 1 some wait.",
     )
-    decode_memory_low: Share = Field(default=0.5, description="The same: help can be given.")
+    decode_load_low: Share = Field(default=0.5, description="The same: help can be given.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.prefill_queue_tokens_low > self.prefill_queue_tokens_high:
             low, high = self.prefill_queue_tokens_low, self.prefill_queue_tokens_high
             raise ValueError(f"found prefill_queue_tokens_low {low}, expected at most prefill_queue_tokens_high {high}")
-        if self.decode_memory_low > self.decode_memory_high:
-            low_share, high_share = self.decode_memory_low, self.decode_memory_high
-            raise ValueError(f"found decode_memory_low {low_share}, expected at most decode_memory_high {high_share}")
+        if self.decode_load_low > self.decode_load_high:
+            low_share, high_share = self.decode_load_low, self.decode_load_high
+            raise ValueError(f"found decode_load_low {low_share}, expected at most decode_load_high {high_share}")
         return self
 
     def value(self) -> RoleSpec:
@@ -75,8 +76,8 @@ class ThresholdFields(_Changing):
         marks = ThresholdRoles(
             self.prefill_queue_tokens_high,
             self.prefill_queue_tokens_low,
-            round(self.decode_memory_high * PERMILLE),
-            round(self.decode_memory_low * PERMILLE),
+            round(self.decode_load_high * PERMILLE),
+            round(self.decode_load_low * PERMILLE),
         )
         return self.spec(marks)
 

@@ -27,7 +27,7 @@ from kvsim.profile.fields import Slowdown, WorkerProfile
 from kvsim.scenario.fault_schema import Detection, FaultEntry
 from kvsim.scenario.limits import DurationAuto, DurationLimit, KvMemory, OptionalName
 from kvsim.scenario.preset_or import FileOr, OrNone, PresetOr
-from kvsim.scenario.scheduling_schema import Scheduling
+from kvsim.scenario.scheduling_schema import PlacementRule, Scheduling
 from kvsim.scenario.tree import found
 from kvsim.scenario.workload_schema import Workload
 
@@ -115,6 +115,7 @@ class Pool(Fields):
     uplink: OptionalName = Field(
         default=None, description="The shared link of network.uplinks that joins the pool, or none."
     )
+    labels: dict[Name, Text] = Field(default={}, description="What placement_rules go by, such as site or tenant.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -259,6 +260,9 @@ class Document(Fields):
     network: Network = Field(default=Network(), description="What lies between the NICs.")
     transfer: Transfer = Field(default=Transfer(), description="How KV cache moves.")
     scheduling: Scheduling = Field(default=Scheduling(), description="Choices of the scheduler.")
+    placement_rules: Annotated[tuple[PlacementRule, ...], Field(strict=False)] = Field(
+        default=(), description="Where KV cache and requests may not go."
+    )
     workload: Workload = Field(description="What clients ask for.")
     faults: list[FaultEntry] = Field(
         default=[],

@@ -25,6 +25,7 @@ from kvsim.workload.spec import (
     FixedLength,
     GammaArrivals,
     GeneratedWorkload,
+    LabelShares,
     LengthPairs,
     LengthSpec,
     LognormalLength,
@@ -52,6 +53,7 @@ def resolve_workload(workload: Workload, directory: Path, report: Report) -> Wor
             prompt_tokens_max=trace.prompt_tokens_max,
             request_tokens_max=trace.request_tokens_max,
             output_tokens_max=workload.output_tokens_max,
+            labels=_labels(workload),
         )
     if workload.phases is not None:
         return PhasedWorkload(
@@ -64,6 +66,7 @@ def resolve_workload(workload: Workload, directory: Path, report: Report) -> Wor
                 for phase in workload.phases
             ),
             output_tokens_max=workload.output_tokens_max,
+            labels=_labels(workload),
         )
     assert workload.requests is not None, "a workload without requests passed its schema"
     assert workload.arrivals is not None, "a workload without arrivals passed its schema"
@@ -83,6 +86,7 @@ def resolve_workload(workload: Workload, directory: Path, report: Report) -> Wor
         arrivals=_arrivals(workload.arrivals),
         lengths=lengths,
         output_tokens_max=workload.output_tokens_max,
+        labels=_labels(workload),
     )
 
 
@@ -96,6 +100,10 @@ def _find_file(given: Trace | Empirical, path: list[str], directory: Path, repor
     message = f"found no file '{given.path}', expected an existing one{where}; name another with --set {key}=FILE"
     report.add(path, message)
     return None
+
+
+def _labels(workload: Workload) -> LabelShares:
+    return tuple((name, tuple(shares.items())) for name, shares in sorted(workload.labels.items()))
 
 
 def _arrivals(arrivals: Poisson | Gamma | FixedGaps) -> ArrivalSpec:

@@ -144,6 +144,11 @@ class Workload(Fields):
     output_tokens_max: CountLimit = Field(
         default=None, description="The limit that clients send with every request (max_tokens); none sends none."
     )
+    labels: dict[Text, Annotated[dict[Text, Number], Field(min_length=1)]] = Field(
+        default={},
+        description="Labels of requests, for placement_rules: for each label its values with their shares, such as "
+        "tenant: {acme: 3, other: 1}.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

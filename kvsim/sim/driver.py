@@ -193,7 +193,8 @@ class Simulation:
         limit = workload.output_tokens_max or OUTPUT_TOKENS_UNLIMITED
         while self._arrived < len(self._arrivals_ns) and self._arrivals_ns[self._arrived] == self.now_ns:
             request = RequestId(self._arrived)
-            self._report(RequestArrived(Request(request, int(workload.prompt_tokens[request]), limit)))
+            labels = workload.labels[request] if workload.labels else ()
+            self._report(RequestArrived(Request(request, int(workload.prompt_tokens[request]), limit, labels)))
             self._arrived += 1
         if self._arrived < len(self._arrivals_ns):
             self._await_arrival()

@@ -139,6 +139,7 @@ def as_served(workload: Workload, columns: RunColumns) -> Workload:
         workload.output_tokens,
         workload.output_tokens_max,
         workload.notes,
+        workload.labels,
     )
 
 

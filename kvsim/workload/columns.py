@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.core.messages import Labels
+
 
 @dataclass(frozen=True, eq=False)
 class Workload:
@@ -12,6 +14,7 @@ class Workload:
 
     ``arrival_ns`` counts from the start of the run and never decreases. ``output_tokens`` is the truth: how many tokens
     the model would say before it stops, whatever the limit ``output_tokens_max`` that clients send (None: no limit).
+    ``labels`` are those of each request; empty if none has any.
     ``notes`` are sentences that the user must be told: what was dropped, raised, clipped or ignored, with counts.
     """
 
@@ -20,9 +23,11 @@ class Workload:
     output_tokens: NDArray[np.int64]
     output_tokens_max: int | None
     notes: tuple[str, ...]
+    labels: tuple[Labels, ...] = ()
 
     def __post_init__(self) -> None:
         requests = len(self.arrival_ns)
+        assert len(self.labels) in (0, requests), f"labels of {len(self.labels)} of {requests} requests"
         for column in (self.arrival_ns, self.prompt_tokens, self.output_tokens):
             assert column.dtype == np.int64, f"a column of {column.dtype}"
             assert column.shape == (requests,), f"columns of {column.shape} and {requests} rows"

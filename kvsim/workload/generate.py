@@ -4,9 +4,12 @@ Each purpose draws from a generator of its own, so changing the lengths does not
 round. This module must not know what serves the requests.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.core.messages import Labels
 from kvsim.errors import TraceError
 from kvsim.workload.arrivals import draw_arrivals
 from kvsim.workload.columns import Workload, limit_note
@@ -16,6 +19,7 @@ from kvsim.workload.seeds import generator_for
 from kvsim.workload.spec import (
     EmpiricalPairs,
     GeneratedWorkload,
+    LabelShares,
     LengthPairs,
     PhasedWorkload,
     TraceWorkload,
@@ -25,17 +29,29 @@ from kvsim.workload.traces import Trace, read_lengths, read_trace
 
 
 def generate(spec: WorkloadSpec, seed: int) -> Workload:
-    """The requests of a run. The same arguments give the same bytes; a trace does not depend on ``seed``.
+    """The requests of a run. The same arguments give the same bytes; of a trace only labels depend on ``seed``.
 
     Raises ``TraceError`` for a file that is missing or malformed, or whose rows all exceed the limits.
     """
     match spec:
         case GeneratedWorkload():
-            return _draw(spec, seed)
+            workload = _draw(spec, seed)
         case PhasedWorkload():
-            return draw_phases(spec, seed)
+            workload = draw_phases(spec, seed)
         case TraceWorkload():
-            return _replay(spec, read_trace(spec.path, spec.format))
+            workload = _replay(spec, read_trace(spec.path, spec.format))
+    return replace(workload, labels=_labels(spec.labels, len(workload), seed)) if spec.labels else workload
+
+
+def _labels(shares: LabelShares, requests: int, seed: int) -> tuple[Labels, ...]:
+    """The labels of each request, each drawn by its shares."""
+    generator = generator_for("labels", seed)
+    drawn = []
+    for name, values in shares:
+        weights = np.array([share for _, share in values])
+        rows = generator.choice(len(values), requests, p=weights / weights.sum())
+        drawn.append([(name, values[row][0]) for row in rows.tolist()])
+    return tuple(zip(*drawn, strict=True))
 
 
 def _draw(spec: GeneratedWorkload, seed: int) -> Workload:

@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 # Order is part of the meaning of a seed: add purposes at the end only.
-Purpose: TypeAlias = Literal["arrivals", "prompt_tokens", "output_tokens", "pairs"]
+Purpose: TypeAlias = Literal["arrivals", "prompt_tokens", "output_tokens", "pairs", "labels"]
 
 
 def generator_for(purpose: Purpose, seed: int, phase: int | None = None) -> np.random.Generator:

@@ -90,6 +90,10 @@ ArrivalSpec: TypeAlias = PoissonArrivals | GammaArrivals | FixedGapArrivals
 TraceFormat: TypeAlias = Literal["azure", "mooncake", "csv"]
 
 
+LabelShares: TypeAlias = tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
+"""For each label, sorted by name, its values and how many requests have them in proportion."""
+
+
 @dataclass(frozen=True, slots=True)
 class GeneratedWorkload:
     """``requests`` requests with drawn arrivals and lengths.
@@ -102,6 +106,7 @@ class GeneratedWorkload:
     arrivals: ArrivalSpec
     lengths: LengthPairs | EmpiricalPairs
     output_tokens_max: int | None
+    labels: LabelShares = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,7 @@ class PhasedWorkload:
 
     phases: tuple[PhaseSpec, ...]
     output_tokens_max: int | None
+    labels: LabelShares = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +145,7 @@ class TraceWorkload:
     prompt_tokens_max: int | None
     request_tokens_max: int | None
     output_tokens_max: int | None
+    labels: LabelShares = ()
 
 
 WorkloadSpec: TypeAlias = GeneratedWorkload | PhasedWorkload | TraceWorkload
