@@ -121,7 +121,7 @@ def test_tables_are_predicted_by_the_laws_of_single_kernels(
     gemm = pd.DataFrame({"dtype": ["bfloat16"], "m": [m], "n": [n], "k": [512]})
     assert predicted_seconds("gemm", gemm, gpu)[0] == pytest.approx(gemm_s(gpu, m, 512, n, 2), rel=1e-12)
     row = {"dtype": ["bfloat16"], "kv_dtype": ["bfloat16"], "batch": [batch], "heads": [heads[0]]}
-    row |= {"kv_heads": [heads[1]], "head_dim": [128], "window": [0], "tokens": [m]}  # type: ignore[dict-item]
+    row |= {"kv_heads": [heads[1]], "head_dim": [128], "window": [0], "tokens": [m]}
     pair_s, latency_s = attention_pair_s(gpu, 128), gpu.kernels.attention_latency_ns / 1e9
     moved_s = 4 * 128 * batch * (heads[0] + 2 * heads[1]) / (gpu.memory_bytes_per_s * gpu.memory_efficiency)
 
