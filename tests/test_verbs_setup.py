@@ -13,7 +13,7 @@ import pytest
 
 from backends.transport.choose import TRANSPORTS, open_transport
 from backends.transport.port import TransportError
-from backends.transport.verbs import dmabuf, library, sysfs, wire
+from backends.transport.verbs import gpu, library, sysfs, wire
 from backends.transport.verbs.regions import refusal
 
 ZERO = ":".join(["0000"] * 8)
@@ -155,6 +155,8 @@ def test_ports_that_are_down_devices_that_are_not_there_and_missing_gids_are_nam
 
 
 def test_without_pyverbs_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("pyverbs.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pyverbs", None)
     library.load.cache_clear()
     assert "verbs" in TRANSPORTS
@@ -174,9 +176,9 @@ def test_a_limit_of_locked_memory_that_is_too_low_is_named_with_the_command_that
 
 
 def test_gpu_memory_is_exported_in_whole_pages() -> None:
-    page = dmabuf.PAGE_BYTES
-    assert dmabuf.surrounding_pages(10 * page + 100, page) == (10 * page, 2 * page)
-    assert dmabuf.surrounding_pages(10 * page, page) == (10 * page, page)
+    page = gpu.PAGE_BYTES
+    assert gpu.surrounding_pages(10 * page + 100, page) == (10 * page, 2 * page)
+    assert gpu.surrounding_pages(10 * page, page) == (10 * page, page)
 
 
 # --- pyverbs of every version ----------------------------------------------------------------------------------------

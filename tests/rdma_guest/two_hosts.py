@@ -1,12 +1,13 @@
 """What two hosts show of transport verbs: run in both of two linked guests by run_in_two_guests.py.
 
-Host 0 owns a pool of known bytes; host 1 reads scattered blocks of it and writes others back; then host 0 ends without
-a word, and host 1 must be told. They find each other over a plain socket, which stands in for the control plane.
+Host 0 owns a pool of known bytes; host 1 reads scattered blocks of it and writes others back; then host 0's cable is
+pulled, so that not even its sockets tell of its end, and host 1 must be told. They find each other over a plain socket,
+which stands in for the control plane.
 """
 
 import os
 import socket
-import sys
+import subprocess
 import time
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from transport_world import End, await_ready, ends, flat_tensor, ranges_between,
 
 from backends.transport.description import PeerDescription
 from backends.transport.port import Peer
+from backends.transport.verbs import sysfs
 from backends.transport.verbs.transport import VerbsTransport
 
 PORT = 18515
@@ -38,6 +40,13 @@ def make_end(host: int, address: str) -> End:
 def contents() -> NDArray[np.uint8]:
     """What host 0 holds at the beginning."""
     return np.random.default_rng(11).integers(0, 256, POOL_BYTES, dtype=np.uint8)
+
+
+def interface() -> str:
+    """The network interface below the card."""
+    gid = sysfs.gid_of(sysfs.ports()[0])
+    assert gid is not None
+    return gid.interface
 
 
 def meet(host: int, addresses: list[str]) -> socket.socket:
@@ -71,11 +80,11 @@ def main() -> None:
         print(f"{NAMES[host]}: connected", flush=True)
         if host == 0:
             own(end)
-            print("owner: blocks arrived where they belong; ends without a word", flush=True)
-            sys.stdout.flush()
+            print("owner: blocks arrived where they belong; pulling the cable", flush=True)
+            subprocess.run(["ip", "link", "set", interface(), "down"], check=True)
             os._exit(0)
         initiate(end, peer, told.regions[0].address)
-        print("initiator: blocks arrived where they belong, and the owner's end was told", flush=True)
+        print("initiator: blocks arrived where they belong, and the owner's silence was told", flush=True)
 
 
 def own(end: End) -> None:
@@ -109,9 +118,14 @@ def initiate(end: End, peer: Peer, theirs: int) -> None:
     ranges = ranges_between(end.region, there, ours, written, sizes)
     done = end.outcome(end.transport.write(peer, ranges, notification=b"written"))
     assert done.outcome == "done", done.reason
-    end.await_lost("owner")
-    after = end.outcome(end.transport.read(peer, ranges_between(there, end.region, read, ours, sizes)))
-    assert (after.outcome, after.reason) == ("failed", "the peer is lost")
+    again = ranges_between(there, end.region, read, ours, sizes)
+    while (after := end.outcome(end.transport.read(peer, again))).outcome == "done":
+        pass
+    reason = end.await_lost("owner").reason
+    assert "does not answer: transport retry counter exceeded" in reason, reason
+    assert after.reason == reason
+    last = end.outcome(end.transport.read(peer, again))
+    assert (last.outcome, last.reason) == ("failed", "the peer is lost")
 
 
 main()

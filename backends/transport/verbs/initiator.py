@@ -5,6 +5,7 @@ They share one completion queue. It must not know which transfers wait, nor what
 
 import os
 import socket
+import time
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,21 @@ import numpy as np
 from backends.transport.port import TransportError
 from backends.transport.verbs import wire
 from backends.transport.verbs.device import Device
+from backends.transport.verbs.faults import words_for
 from backends.transport.verbs.native import Poller, Poster, poller_of
 from backends.transport.verbs.queue_pairs import QueuePair, make_initiator
-from backends.transport.verbs.requests import SEND, Keys, RequestChain
+from backends.transport.verbs.requests import SEND, WRITE, Keys, RequestChain
 from backends.transport.verbs.schedule import Chain, KnownRegions, Lane
 
 CHAIN_REQUESTS_MAX = 128
 QUEUE_REQUESTS_MAX = 512
 """Work requests on their way on each queue pair, if the device takes as many."""
 
-_RECEIPT_SLOTS = 64
+RECEIPTS_MAX = 64
+"""Receipts on their way at a time."""
+
+_PROBE_TIMEOUT_S = 20.0
+_PROBE_ROUND_S = 0.0002
 
 
 class Initiator:
@@ -37,7 +43,7 @@ class Initiator:
         self._pairs: list[QueuePair] = []
         self._keys: list[Keys] = []
         self._chain = RequestChain(CHAIN_REQUESTS_MAX)
-        self._receipts = np.zeros((_RECEIPT_SLOTS, wire.RECEIPT.size), dtype=np.uint8)
+        self._receipts = np.zeros((RECEIPTS_MAX, wire.RECEIPT.size), dtype=np.uint8)
         self._receipt_number = 0
         library = device.library
         self._made: list[Any] = []
@@ -53,10 +59,11 @@ class Initiator:
                 self._made.append(self._memory)
             for index in range(count):
                 self._connect(index)
+            self.poller: Poller = poller_of(self._pairs[0].qp, receive=False)
+            self._probe()
         except (OSError, TransportError):
             self.close()
             raise
-        self.poller: Poller = poller_of(self._pairs[0].qp, receive=False)
 
     def regions_gone(self) -> set[int]:
         """Regions that were described and that the peer has no more."""
@@ -67,8 +74,8 @@ class Initiator:
         self._check(post_ranges(self._pairs[chain.lane].poster, self._chain, chain, self._keys[chain.lane]))
 
     def post_receipt(self, chain: Chain) -> None:
-        """Send the receipt of a transfer. Its memory may be used again once its lane is ``_RECEIPT_SLOTS`` further."""
-        slot = self._receipt_number % _RECEIPT_SLOTS
+        """Send the receipt of a transfer, while fewer than ``RECEIPTS_MAX`` are on their way."""
+        slot = self._receipt_number % RECEIPTS_MAX
         self._receipt_number += 1
         self._receipts[slot] = np.frombuffer(wire.RECEIPT.pack(*chain.receipt), dtype=np.uint8)
         at = np.array([self._receipts.ctypes.data + slot * wire.RECEIPT.size], dtype=np.uint64)
@@ -114,6 +121,25 @@ class Initiator:
         keys = {region.number: region.key for region in welcome.regions}
         # a region that is gone by now has key 0, which opens nothing; its withdrawal is on its way to us
         self._keys[index] = np.array([keys.get(number, 0) for number in self.remote.numbers], dtype=np.uint32)
+
+    def _probe(self) -> None:
+        """See that each queue pair reaches its partner, by writing nothing to it: a GID without a way to it, or a
+        filter between the two, is found now and not by the first transfer. Raises ConnectionError."""
+        nothing = np.zeros(1, dtype=np.uint64)
+        for pair in self._pairs:
+            size = np.zeros(1, dtype=np.int64)
+            self._check(pair.poster.send(self._chain.fill(WRITE, 0, nothing, 0, nothing, 0, size)))
+        answered, deadline_s = 0, time.monotonic() + _PROBE_TIMEOUT_S
+        while answered < len(self._pairs):
+            found = self.poller.take()
+            for status in found["status"].tolist():
+                if status:
+                    raise ConnectionError(f"its card does not answer ours, {self._device.name}: {words_for(status)}")
+            answered += len(found)
+            if time.monotonic() > deadline_s:
+                raise ConnectionError(f"its card does not answer ours, {self._device.name}")
+            if not len(found):
+                time.sleep(_PROBE_ROUND_S)
 
     def _check(self, problem: int) -> None:
         if problem:

@@ -19,7 +19,7 @@ from backends.transport.port import TransportError
 from backends.transport.verbs import wire
 from backends.transport.verbs.device import Device
 from backends.transport.verbs.faults import SUCCESS, consequence_of, words_for
-from backends.transport.verbs.initiator import CHAIN_REQUESTS_MAX, Initiator
+from backends.transport.verbs.initiator import CHAIN_REQUESTS_MAX, RECEIPTS_MAX, Initiator
 from backends.transport.verbs.regions import Regions
 from backends.transport.verbs.schedule import Chain, Lane, Move, Schedule, cut_ranges
 from backends.transport.wake import Waker
@@ -45,6 +45,7 @@ class Mover:
         self._initiator: Initiator
         self._schedule: Schedule
         self._receipts: deque[tuple[int, int]] = deque()
+        self._receipts_out = 0
         self._announced = 0
         self._progress_s = 0.0
         self._dry_looks = 0
@@ -135,7 +136,8 @@ class Mover:
         """Fill the lanes; how many chains were posted."""
         posted = 0
         first = self._schedule.lanes[0]
-        while self._receipts and first.free:
+        while self._receipts and first.free and self._receipts_out < RECEIPTS_MAX:
+            self._receipts_out += 1
             self._initiator.post_receipt(self._schedule.receipt_chain(first, self._receipts.popleft()))
             posted += 1
         more = True
@@ -167,6 +169,8 @@ class Mover:
     def _done(self, chain: Chain) -> None:
         if chain.move is not None:
             self._settle(chain.move)
+        else:
+            self._receipts_out -= 1
 
     def _settle(self, move: Move) -> None:
         """Finish a transfer if it is over; its notification is announced before, as the link sends it after."""
@@ -196,6 +200,7 @@ class Mover:
         chains = self._schedule.drain(lane)
         for chain in chains:
             if chain.move is None:
+                self._receipts_out -= 1
                 self._receipts.append(chain.receipt)
                 continue
             if consequence == "refused" and chain.number == number:

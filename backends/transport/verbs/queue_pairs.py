@@ -16,9 +16,11 @@ from backends.transport.verbs.regions import RegisteredMemory
 from backends.transport.verbs.wire import QueuePairAddress, RegionKey
 
 ACK_TIMEOUT = 17
-"""Exponent: a packet is sent again after 4.096 us x 2**17 = 0.54 s without an answer, 7 times."""
+"""Exponent: a packet is sent again after 4.096 us x 2**17 = 0.54 s without an answer. So a peer whose card is silent is
+lost after 3.8 s, some cards take up to four times as long."""
 
-_RETRIES = 7
+_RETRIES = 6
+"""Soft-RoCE takes 7 for "for ever" (Linux, rxe_comp.c)."""
 _RNR_FOR_EVER = 7
 """A peer without a free receive request is asked again for ever; the deadline of the mover ends it."""
 _RNR_TIMER = 12  # 0.64 ms between two such questions

@@ -15,7 +15,7 @@ import numpy as np
 
 from backends.transport.memory import Memory
 from backends.transport.port import TransportError
-from backends.transport.verbs import dmabuf
+from backends.transport.verbs import gpu
 from backends.transport.verbs.device import Device
 from backends.transport.verbs.requests import Keys
 from backends.transport.verbs.schedule import KnownRegions
@@ -65,7 +65,7 @@ class Regions:
             except library.error as error:
                 if not on_gpu:
                     raise TransportError(refusal(self._device.name, memory.size_bytes, _errno_of(error))) from None
-                region, base = dmabuf.register(self._device, memory, access, _errno_of(error))
+                region, base = gpu.register(self._device, memory, access, _errno_of(error))
             self._regions[number] = RegisteredMemory(number, begin, memory, base, region)
             self.local = self._local()
 

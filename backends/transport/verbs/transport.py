@@ -4,18 +4,19 @@ in it.
 A TCP connection to each peer proves its token, carries notifications and tells of its end; a second one connects queue
 pairs. A peer reaches the regions that it was described, with keys that hold on its own queue pairs only where the
 device has memory windows of type 2, and that die with its connection or with the region. Where it has none the keys are
-the regions' own, and hold for every peer that is connected (``Device.limits.windows``).
+the regions' own, and hold for every peer that is connected: see ``Capabilities.key_scope``.
 """
 
 import itertools
 import socket
 import threading
+from dataclasses import replace
 
 import msgspec
 
 from backends.transport.link import NOTIFY, Link
 from backends.transport.memory import Memory, allocate_private, memory_of
-from backends.transport.port import Capabilities, Region, TensorMemory, TransportError
+from backends.transport.port import Capabilities, KeyScope, Region, TensorMemory, TransportError
 from backends.transport.socket_transport import SocketTransport
 from backends.transport.tcp_address import TcpEndpoint, advertised, checked_address, listen_on, tune
 from backends.transport.verbs import wire
@@ -70,7 +71,8 @@ class VerbsTransport(SocketTransport):
         self._owners_lock = threading.Lock()
         self._owners: dict[int, tuple[str, Owner]] = {}
         self._owner_numbers = itertools.count(1)
-        super().__init__(name, CAPABILITIES, listening, socket.gethostname())
+        scope: KeyScope = "peer" if self._device.limits.windows else "region"
+        super().__init__(name, replace(CAPABILITIES, key_scope=scope), listening, socket.gethostname())
         self._start()
 
     @property
@@ -102,10 +104,6 @@ class VerbsTransport(SocketTransport):
             for owner in self._all_owners():
                 owner.withdraw(region.number)
             self._memory.release(found)
-
-    def disconnect(self, peer_name: str) -> None:
-        """See ``Transport.disconnect``. Its connections to us are served no more, so its queue pairs are closed."""
-        super().disconnect(peer_name)
 
     def close(self) -> None:
         """See ``Transport.close``."""

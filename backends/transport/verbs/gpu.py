@@ -1,8 +1,8 @@
-"""GPU memory for an RDMA card without a peer-memory module: as a dmabuf, exported by the CUDA driver.
+"""What the CUDA driver is asked: where a GPU sits, and its memory as a dmabuf, for cards without a peer-memory module.
 
-Sources: CUDA driver API, cuMemGetHandleForAddressRange (CUDA 11.7 on; address and size must be multiples of the page
-size) and CU_POINTER_ATTRIBUTE_SYNC_MEMOPS (work on the memory is finished before a card reads it, GPUDirect RDMA
-documentation); Linux 5.12 and rdma-core 34 for the card's side. This module must not know transfers.
+Sources: CUDA driver API, cuDeviceGetPCIBusId, cuMemGetHandleForAddressRange (CUDA 11.7 on; address and size must be
+multiples of the page size) and CU_POINTER_ATTRIBUTE_SYNC_MEMOPS (work on the memory is finished before a card reads it,
+GPUDirect RDMA documentation); Linux 5.12 and rdma-core 34 for the card's side. This module must not know transfers.
 """
 
 import ctypes
@@ -58,12 +58,24 @@ def register(device: "Device", memory: Memory, access: int, peer_memory_errno: i
     return region, found.offset  # pyverbs makes the offset the region's address
 
 
+def pci_address(ordinal: int) -> str:
+    """Where this process's GPU of this number sits, as Linux writes it ("0000:3b:00.0"). Raises TransportError."""
+    cuda = _driver()
+    text = ctypes.create_string_buffer(32)
+    device = ctypes.c_int()
+    for result in (
+        cuda.cuInit(0),
+        cuda.cuDeviceGet(ctypes.byref(device), ctypes.c_int(ordinal)),
+        cuda.cuDeviceGetPCIBusId(text, ctypes.c_int(len(text)), device),
+    ):
+        if result:
+            raise TransportError(f"the CUDA driver does not tell where GPU {ordinal} sits (error {result})")
+    return text.value.decode("ascii").lower()
+
+
 def export(address: int, size_bytes: int) -> Export:
     """Export the pages around this range of GPU memory. Raises TransportError."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise TransportError(f"the CUDA driver cannot be loaded: {error}") from None
+    cuda = _driver()
     if not hasattr(cuda, "cuMemGetHandleForAddressRange"):
         raise TransportError("the CUDA driver is older than 11.7")
     first, length = surrounding_pages(address, size_bytes)
@@ -85,3 +97,10 @@ def surrounding_pages(address: int, size_bytes: int) -> tuple[int, int]:
     first = address // PAGE_BYTES * PAGE_BYTES
     last = -(-(address + size_bytes) // PAGE_BYTES) * PAGE_BYTES
     return first, last - first
+
+
+def _driver() -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise TransportError(f"the CUDA driver cannot be loaded: {error}") from None
