@@ -64,7 +64,7 @@ def show_profile(
     from kvsim.report.terminal import print_table  # noqa: PLC0415
     from kvsim.scenario import read_profile  # noqa: PLC0415
 
-    found = read_profile(path)
+    found = read_profile(path).model_dump(mode="json")
     print_table(profile_table(found))
     if out is not None:
         draw_profile(found, path.parent, out)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from kvsim.fidelity.rows import Row
 from kvsim.presets import load_gpus
 from kvsim.profile.fit_kernels import chosen, fit_kernels
+from kvsim.profile.interpolate import KernelTable
 from kvsim.profile.kernel_import import load
 from kvsim.profile.laws import predicted_seconds
 from kvsim.sim.hardware import GpuSpec
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _TARGET = "H100 kernels, roofline"
-_LIMIT = 0.12
+_TABLES = "H100 kernels, interpolated tables"
+_LIMIT, _INTERPOLATED = 0.12, 0.03
 _LABELS = {"gemm": "GEMM", "context_attention": "attention of prompts", "generation_attention": "attention of decodes"}
 
 
@@ -40,7 +42,24 @@ def rows(folder: Path) -> list[Row]:
             found.append(_row(f"{label} up to 64 tokens, left out", name, table[table["m"] <= 64], gpu, None))
         else:
             found.append(_row(f"{label}, left out", name, table, gpu, _LIMIT))
-    return found + _others(tables, gpu)
+    return [*found, *_interpolated(kept, gpu), *_others(tables, gpu)]
+
+
+def _interpolated(kept: "Mapping[str, pd.DataFrame]", gpu: GpuSpec) -> list[Row]:
+    """Every third row from the two others."""
+    found = []
+    for name, label in _LABELS.items():
+        table, out = kept[name], left_out(len(kept[name]))
+        asked = table[out]
+        seconds = KernelTable(name, table[~out], gpu).times(asked).seconds
+        errors = seconds / (asked["us"].to_numpy(dtype=np.float64) / 1e6) - 1.0
+        told = errors[~np.isnan(errors)]
+        size = np.abs(told)
+        found.append(
+            Row(_TABLES, f"{label}, left out, mean", float(size.mean()), _INTERPOLATED, len(told), float(told.mean()))
+        )
+        found.append(Row(_TABLES, f"{label}, left out, median", float(np.median(size)), None, len(told)))
+    return found
 
 
 def left_out(count: int) -> npt.NDArray[np.bool_]:

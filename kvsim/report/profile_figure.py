@@ -3,12 +3,11 @@
 It must not fit anything.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvsim.errors import KvsimError
-from kvsim.profile.fields import ProfileFile
 from kvsim.report.style import drawing_style, new_figure, settle_layout
 
 if TYPE_CHECKING:
@@ -29,46 +28,45 @@ class NothingToDrawError(KvsimError):
     """A profile holds neither steps nor tables of kernels."""
 
 
-def draw_profile(profile: ProfileFile, folder: Path, out: Path) -> None:
-    """Write the figure; the format is that of the name. Tables lie in ``folder``. Raises NothingToDrawError."""
+def draw_profile(profile: Mapping[str, Any], folder: Path, out: Path) -> None:
+    """Write the figure of a profile as its file holds it; the format is that of the name. Tables lie in ``folder``.
+    Raises NothingToDrawError."""
     panels: list[Callable[[Axes], None]] = []
-    if profile.steps is not None:
+    if profile.get("steps"):
         panels += [lambda axes: _draw_prefill(axes, profile), lambda axes: _draw_decode(axes, profile)]
-    for name in profile.tables:
+    for name in profile["tables"]:
         if name in _OVER:
             panels.append(lambda axes, name=name: _draw_table(axes, name, _read(profile, folder, name)))  # type: ignore[misc]
     if not panels:
         raise NothingToDrawError(
-            f"{profile.name}: found neither steps nor tables of kernels, expected something to draw"
+            f"{profile['name']}: found neither steps nor tables of kernels, expected something to draw"
         )
     with drawing_style():
-        figure = new_figure(1.0 + 2.6 * len(panels), f"{profile.name}: {profile.machine}")
+        figure = new_figure(1.0 + 2.6 * len(panels), f"{profile['name']}: {profile['machine']}")
         grid = figure.subplots(len(panels), 1, squeeze=False)
         for axes, draw in zip(grid[:, 0], panels, strict=True):
             draw(axes)
         settle_layout(figure).savefig(out)
 
 
-def _read(profile: ProfileFile, folder: Path, name: str) -> "pd.DataFrame":
+def _read(profile: Mapping[str, Any], folder: Path, name: str) -> "pd.DataFrame":
     import pandas as pd  # noqa: PLC0415
 
-    file = folder / profile.tables[name].file
+    file = folder / profile["tables"][name]["file"]
     if not file.is_file():
         raise NothingToDrawError(f"found no file {file}, expected the table {name} beside the profile")
     return pd.read_parquet(file)
 
 
-def _draw_prefill(axes: "Axes", profile: ProfileFile) -> None:
-    assert profile.steps is not None
-    rows = profile.steps.prefill.tokens
-    axes.plot([row.tokens for row in rows], [row.ns / 1e6 for row in rows], marker=".")
+def _draw_prefill(axes: "Axes", profile: Mapping[str, Any]) -> None:
+    rows = profile["steps"]["prefill"]["tokens"]
+    axes.plot([row["tokens"] for row in rows], [row["ns"] / 1e6 for row in rows], marker=".")
     axes.set(title="prefill steps", xlabel="prompt tokens", ylabel="ms")
 
 
-def _draw_decode(axes: "Axes", profile: ProfileFile) -> None:
-    assert profile.steps is not None
-    rows = profile.steps.decode
-    axes.plot([row.requests for row in rows], [row.ns / 1e6 for row in rows], marker=".")
+def _draw_decode(axes: "Axes", profile: Mapping[str, Any]) -> None:
+    rows = profile["steps"]["decode"]
+    axes.plot([row["requests"] for row in rows], [row["ns"] / 1e6 for row in rows], marker=".")
     axes.set(title="decode steps, beside attention to context", xlabel="requests", ylabel="ms")
 
 

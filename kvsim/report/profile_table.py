@@ -1,16 +1,14 @@
 """A profile as a terminal table: where it comes from, what it holds, in which unit. It must not compute anything."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-from kvsim.profile.fields import ProfileFile
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def profile_table(profile: ProfileFile) -> "Table":
-    """One fact a row."""
+def profile_table(profile: Mapping[str, Any]) -> "Table":
+    """One fact a row. ``profile`` as its file holds it."""
     from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
@@ -23,30 +21,29 @@ def profile_table(profile: ProfileFile) -> "Table":
     return table
 
 
-def facts(profile: ProfileFile) -> Iterator[tuple[str, str]]:
+def facts(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(what, value with its unit) of everything in the file but single rows."""
     for name in ("name", "origin", "date", "machine", "engine"):
-        value = getattr(profile, name)
-        if value:
-            yield name, str(value)
-    if profile.versions:
-        yield "versions", ", ".join(f"{name} {version}" for name, version in profile.versions.items())
-    if profile.model is not None:
-        yield "model", f"{profile.model.name}, tensor parallelism {profile.tensor_parallel}"
-    if profile.steps is not None:
-        prefill, decode = profile.steps.prefill.tokens, profile.steps.decode
-        yield "prefill steps", f"{len(prefill)} from {prefill[0].tokens:,} to {prefill[-1].tokens:,} tokens, ns"
-        yield "decode steps", f"{len(decode)} from {decode[0].requests:,} to {decode[-1].requests:,} requests, ns"
-    for name, link in profile.transports.items():
-        yield f"transport {name}", f"{link.rate / 1e9:.3g} GB/s, {link.latency / 1e3:.3g} us"
-    if profile.slowdown is not None:
-        yield "slowdown", "by busy workers: " + ", ".join(f"{factor:g}" for factor in profile.slowdown)
-    for name, table in profile.tables.items():
-        yield f"table {name}", f"{table.rows:,} rows in {table.file}"
-        for column, meaning in table.columns.items():
+        if profile.get(name):
+            yield name, str(profile[name])
+    if profile["versions"]:
+        yield "versions", ", ".join(f"{name} {version}" for name, version in profile["versions"].items())
+    if profile.get("model"):
+        yield "model", f"{profile['model']['name']}, tensor parallelism {profile['tensor_parallel']}"
+    if profile.get("steps"):
+        prefill, decode = profile["steps"]["prefill"]["tokens"], profile["steps"]["decode"]
+        yield "prefill steps", f"{len(prefill)} from {prefill[0]['tokens']:,} to {prefill[-1]['tokens']:,} tokens, ns"
+        yield "decode steps", f"{len(decode)} from {decode[0]['requests']:,} to {decode[-1]['requests']:,} requests, ns"
+    for name, link in profile["transports"].items():
+        yield f"transport {name}", f"{link['rate']}, {link['latency']}"
+    if profile.get("slowdown"):
+        yield "slowdown", "by busy workers: " + ", ".join(f"{factor:g}" for factor in profile["slowdown"])
+    for name, table in profile["tables"].items():
+        yield f"table {name}", f"{table['rows']:,} rows in {table['file']}"
+        for column, meaning in table["columns"].items():
             yield f"  {column}", meaning
-    for name, residual in profile.residuals.items():
-        share = f"mean {residual.mean:.1%}, largest {residual.largest:.1%}"
-        yield f"residual {name}", f"{share} of {residual.points:,} points"
-    for note in profile.notes:
+    for name, residual in profile["residuals"].items():
+        share = f"mean {residual['mean']:.1%}, largest {residual['largest']:.1%}"
+        yield f"residual {name}", f"{share} of {residual['points']:,} points"
+    for note in profile["notes"]:
         yield "note", note
