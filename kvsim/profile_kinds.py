@@ -22,6 +22,11 @@ IMPORTERS = (
         "folder with the GEMM and attention tables (Parquet) of ai-dynamo/aiconfigurator",
         "kvsim.profile.kernel_import",
     ),
+    Importer(
+        "nccl",
+        "table or folder with NCCL times (send_recv.csv, all_reduce.csv) of microsoft/vidur",
+        "kvsim.profile.nccl_import",
+    ),
 )
 
 

@@ -25,6 +25,7 @@ _ORDER = (
     "message",
     "transports",
     "slowdown",
+    "all_reduce",
     "tables",
     "notes",
     "residuals",
