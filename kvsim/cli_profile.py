@@ -53,6 +53,30 @@ def fit_constants(
         typer.echo(f"wrote {out}")
 
 
+@profile.command("steps")
+def compose_steps(
+    path: ProfilePath,
+    model: Annotated[str, typer.Option(help="Preset of the model.")],
+    gpu: Annotated[str, typer.Option(help="Preset of the GPU: what no table has, as collectives.")],
+    out: Annotated[Path, typer.Option(help="Profile to write, for scenarios to name.")],
+    tensor_parallel: Annotated[int, typer.Option(help="GPUs of one worker.", min=1)] = 1,
+) -> None:
+    """Compose the steps of a model from imported tables of kernels, as a profile that a scenario can name."""
+    from kvsim.profile.fitters import steps_profile  # noqa: PLC0415
+    from kvsim.profile.write import write_profile  # noqa: PLC0415
+
+    composed = steps_profile(path, model, gpu, tensor_parallel)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_profile(out, composed)
+    for name, residual in composed.residuals.items():
+        typer.echo(
+            f"{name}: {residual.points} steps, tables off by {residual.mean:.1%}, at most {residual.largest:.1%}"
+        )
+    for note in composed.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"wrote {out}")
+
+
 @profile.command("show")
 def show_profile(
     path: ProfilePath,

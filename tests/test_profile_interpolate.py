@@ -1,14 +1,21 @@
 """Kernel times between measured shapes: exact where measured, the law's shape in between, and flagged beyond."""
 
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from kvsim.presets import load_gpus
+from kvsim.presets import load_gpus, load_models
+from kvsim.profile.fitters import ProfileFitError, steps_profile
+from kvsim.profile.importers import Imported, write_imported
 from kvsim.profile.interpolate import KernelTable
+from kvsim.profile.kernel_tables import COLUMNS
 from kvsim.profile.laws import predicted_seconds
+from kvsim.profile.step_tables import StepTablesError
+from kvsim.sim.compute import StepModel
+from kvsim.sim.measured import MeasuredSteps
 
 H100 = load_gpus()["h100-sxm"].value
 
@@ -55,3 +62,71 @@ def test_the_dimension_that_answers_best_for_shapes_left_out_counts_most() -> No
     asked = found[found["m"] == 256].iloc[[0]]
     answer = KernelTable("gemm", found.drop(index=asked.index), H100).times(asked.drop(columns="us"))
     assert answer.seconds[0] * 1e6 == pytest.approx(asked["us"].iloc[0], rel=0.05)
+
+
+LAW: dict[str, list[int] | list[str]] = {"dtype": ["bfloat16"], "kv_dtype": ["bfloat16"]}
+LAW |= {"window": [0], "heads": [32], "kv_heads": [8], "head_dim": [128]}
+GRIDS: dict[str, dict[str, list[int] | list[str]]] = {
+    "gemm": {
+        "dtype": ["bfloat16"], "m": [1, 16, 128, 512, 2048, 16384],
+        "n": [4096, 6144, 28672, 128256], "k": [4096, 14336],
+    },
+    "context_attention": {**LAW, "batch": [1, 8], "start": [0], "tokens": [16, 256, 2048, 16384]},
+    "generation_attention": {**LAW, "batch": [1, 16, 256], "tokens": [64, 1024, 16384]},
+}  # fmt: skip
+
+
+def law_tables(factor: float) -> dict[str, pd.DataFrame]:
+    """Tables of kernels that take ``factor`` times as long as the law says."""
+    tables = {}
+    for name, grid in GRIDS.items():
+        rows = pd.DataFrame(list(product(*[list(values) for values in grid.values()])), columns=list(grid))
+        us = predicted_seconds(name, rows, H100) * 1e6 * factor
+        tables[name] = rows.assign(us=us)[list(COLUMNS[name])]
+    return tables
+
+
+def imported(tmp_path: Path, tables: dict[str, pd.DataFrame]) -> Path:
+    fields = {"origin": "made up", "date": "2026", "machine": "an H100", "engine": "none"}
+    write_imported(Imported(fields, tables, {name: COLUMNS[name] for name in tables}), tmp_path / "p.yaml")
+    return tmp_path / "p.yaml"
+
+
+def test_steps_composed_of_kernels_that_follow_the_law_are_those_of_the_roofline(tmp_path: Path) -> None:
+    composed = steps_profile(imported(tmp_path, law_tables(1.0)), "llama-3.1-8b", "h100-sxm", 1)
+    costs = composed.costs()
+    assert costs is not None
+    tables, roofline = MeasuredSteps(costs), StepModel(load_models()["llama-3.1-8b"].value, H100, 1)
+    for chunks, decodes, context_tokens in (([(0, 2048)], 0, 0), ([(4096, 512)], 0, 0), ([], 32, 32768), ([], 1, 512)):
+        expected = roofline.prefill_ns(chunks, decodes, context_tokens)
+        assert tables.prefill_ns(chunks, decodes, context_tokens) == pytest.approx(expected, rel=0.05)
+
+
+def test_steps_of_slower_kernels_are_slower_and_extrapolation_is_told(tmp_path: Path) -> None:
+    path = imported(tmp_path, law_tables(2.0))
+    quick = steps_profile(imported(tmp_path, law_tables(1.0)), "llama-3.1-8b", "h100-sxm", 1)
+    imported(tmp_path, law_tables(2.0))
+    slow = steps_profile(path, "llama-3.1-8b", "h100-sxm", 1)
+    assert slow.steps is not None
+    assert quick.steps is not None
+    one, other = quick.steps.prefill.tokens[6], slow.steps.prefill.tokens[6]
+    assert one.tokens == other.tokens == 2048
+    assert 1.8 < other.ns / one.ns < 2.0  # norms, gate and embedding are the roofline's
+    costs = slow.costs()
+    assert costs is not None
+    steps = MeasuredSteps(costs)
+    steps.prefill_ns([(0, 30_000)], 0, 0)
+    assert any("went up to 30,000" in note and "extrapolated" in note for note in steps.notes(0))
+
+
+def test_steps_that_tables_cannot_tell_are_refused(tmp_path: Path) -> None:
+    path = imported(tmp_path, {"gemm": law_tables(1.0)["gemm"]})
+    with pytest.raises(StepTablesError, match="found no table context_attention, generation_attention, expected gemm"):
+        steps_profile(path, "llama-3.1-8b", "h100-sxm", 1)
+    with pytest.raises(ProfileFitError, match=r"found model 'llama-3.1-9b' \(did you mean 'llama-3.1-8b'\?\)"):
+        steps_profile(path, "llama-3.1-9b", "h100-sxm", 1)
+    path = imported(tmp_path, law_tables(1.0))
+    with pytest.raises(StepTablesError, match="found mixtral-8x7b, a mixture of experts, expected a dense model"):
+        steps_profile(path, "mixtral-8x7b", "h100-sxm", 1)
+    with pytest.raises(StepTablesError, match="found tensor_parallel 3, expected a divisor of 32 heads"):
+        steps_profile(path, "llama-3.1-8b", "h100-sxm", 3)

@@ -4,97 +4,52 @@ Each class here is the written form (keys, units, limits) of a frozen value in `
 that. The types of single fields are shared with ``kvsim.scenario.schema``. It must not know how presets are stored.
 """
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Annotated
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, model_validator
 
-from kvsim import units
-from kvsim.sim.hardware import AllReduceTimes, EngineSpec, GpuSpec, KernelSpec, ModelShape, NicSpec
+from kvsim.presets.field_types import (
+    Bytes,
+    Count,
+    Duration,
+    Fields,
+    Flag,
+    FlopRate,
+    Fraction,
+    Number,
+    OperationRate,
+    PositiveDuration,
+    Rate,
+    RequestRate,
+    Text,
+    quantity_json,
+)
+from kvsim.presets.kernel_fields import EngineFields, KernelFields
+from kvsim.sim.hardware import AllReduceTimes, GpuSpec, ModelShape, NicSpec
 from kvsim.sim.message_times import MessageTimes
 
-Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
-Fraction = Annotated[float, Field(strict=True, gt=0, le=1)]
-Number = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-Flag = Annotated[bool, Field(strict=True)]
-Text = Annotated[str, Field(strict=True, min_length=1)]
-
-
-def quantity_json(quantity: units.Quantity) -> WithJsonSchema:
-    """The JSON Schema of a quantity: text with a number and one of the units."""
-    alternatives = "|".join(quantity.units)
-    pattern = rf"^\s*\d+(\.\d+)?([eE][+-]?\d{{1,3}})?\s*({alternatives})\s*$"
-    return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [quantity.example]})
-
-
-def _positive(parse: Callable[[object], float]) -> Callable[[object], float]:
-    def parse_positive(text: object) -> float:
-        value = parse(text)
-        if value <= 0:
-            raise units.UnitError(f"found {text!r}, expected more than 0")
-        return value
-
-    return parse_positive
-
-
-Bytes = Annotated[
-    int,
-    BeforeValidator(_positive(units.parse_bytes)),
-    PlainSerializer(units.exact_bytes),
-    quantity_json(units.BYTES),
+__all__ = [
+    "AllReduceFields",
+    "Bytes",
+    "Count",
+    "Duration",
+    "Fields",
+    "Flag",
+    "FlopRate",
+    "Fraction",
+    "GpuFields",
+    "MessageTimesFields",
+    "ModelFields",
+    "NicFields",
+    "Number",
+    "OperationRate",
+    "PositiveDuration",
+    "Rate",
+    "RequestRate",
+    "Text",
+    "quantity_json",
 ]
-Duration = Annotated[
-    int,
-    BeforeValidator(units.parse_duration),
-    PlainSerializer(units.exact_duration),
-    quantity_json(units.DURATION),
-]
-PositiveDuration = Annotated[
-    int,
-    BeforeValidator(_positive(units.parse_duration)),
-    PlainSerializer(units.exact_duration),
-    quantity_json(units.DURATION),
-]
-Rate = Annotated[
-    float,
-    BeforeValidator(_positive(units.parse_rate)),
-    PlainSerializer(units.exact_rate),
-    quantity_json(units.RATE),
-]
-RequestRate = Annotated[
-    float,
-    BeforeValidator(_positive(units.parse_request_rate)),
-    PlainSerializer(units.exact_request_rate),
-    quantity_json(units.REQUEST_RATE),
-]
-OperationRate = Annotated[
-    float,
-    BeforeValidator(_positive(units.parse_operation_rate)),
-    PlainSerializer(units.exact_operation_rate),
-    quantity_json(units.OPERATION_RATE),
-]
-FlopRate = Annotated[
-    float,
-    BeforeValidator(_positive(units.parse_flop_rate)),
-    PlainSerializer(units.exact_flop_rate),
-    quantity_json(units.FLOP_RATE),
-]
-
-
-class Fields(BaseModel):
-    """Base of every mapping in a preset or scenario file: unknown keys are refused, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ModelFields(Fields):
@@ -182,76 +137,6 @@ def _by_ranks(measured: list[AllReduceFields]) -> list[AllReduceFields]:
 
 
 AllReduce = Annotated[list[AllReduceFields], AfterValidator(_by_ranks)]
-
-
-Share = Annotated[float, Field(strict=True, ge=0, le=1)]
-Elements = Annotated[int, Field(strict=True, ge=0, le=10**6)]
-
-
-class KernelFields(Fields):
-    """What single kernels cost beyond the plain roofline. Without any the roofline is plain."""
-
-    gemm_exposed: Share = Field(
-        default=0.0, description="Share of the shorter of a product's arithmetic and traffic that is not hidden."
-    )
-    gemm_latency: Duration = Field(default=0, description="The least that a matrix product takes.")
-    gemm_input_latency: Duration = Field(default=0, description="Of a product, for each 1024 of its inputs.")
-    attention_exposed: Share = Field(
-        default=0.0, description="Share of the shorter of a prompt's attention arithmetic and KV reads not hidden."
-    )
-    attention_latency: Duration = Field(default=0, description="The least that the attention of a layer takes.")
-    attention_tile_rows: Elements = Field(
-        default=0, description="Query rows of a tile of attention, which all cost as much; 0 pads none."
-    )
-    attention_units: Elements = Field(
-        default=0, description="Tiles that the GPU computes at once: its multiprocessors; 0 is any number."
-    )
-    attention_fill_tokens: Elements = Field(
-        default=0, description="Tokens that the rows of each attention tile seem to attend to beside their own."
-    )
-    attention_softmax_dim: Elements = Field(
-        default=0, description="Elements of a head that the softmax of one score costs as much as."
-    )
-
-    def value(self) -> KernelSpec:
-        """The same as a plain value."""
-        return KernelSpec(
-            gemm_exposed=self.gemm_exposed,
-            gemm_latency_ns=self.gemm_latency,
-            gemm_input_latency_ns=self.gemm_input_latency,
-            attention_exposed=self.attention_exposed,
-            attention_latency_ns=self.attention_latency,
-            attention_tile_rows=self.attention_tile_rows,
-            attention_units=self.attention_units,
-            attention_fill_tokens=self.attention_fill_tokens,
-            attention_softmax_dim=self.attention_softmax_dim,
-        )
-
-
-class EngineFields(Fields):
-    """What the engine's host code costs beyond step. Without any it keeps ahead of the GPU."""
-
-    layer: Duration = Field(
-        default=0, description="Host time of one layer's launches; the step waits where the GPU is faster."
-    )
-    prompt: Duration = Field(default=0, description="For each chunk of a prompt in a step.")
-    request: Duration = Field(default=0, description="For each request of a step.")
-    long_step_tokens: Elements = Field(
-        default=0, description="Tokens of a step beyond which its all-reduces slow down; 0 is never."
-    )
-    long_step_rate: Rate = Field(
-        default=1.0, description="At which each GPU sends what is beyond long_step_tokens, on top of the rest."
-    )
-
-    def value(self) -> EngineSpec:
-        """The same as a plain value."""
-        return EngineSpec(
-            layer_ns=self.layer,
-            prompt_ns=self.prompt,
-            request_ns=self.request,
-            long_step_tokens=self.long_step_tokens,
-            long_step_bytes_per_s=self.long_step_rate,
-        )
 
 
 class GpuFields(Fields):

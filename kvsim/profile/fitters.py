@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from kvsim.errors import KvsimError
-from kvsim.presets import load_gpus
+from kvsim.presets import load_gpus, load_models
 from kvsim.profile.fields import ProfileFile
 from kvsim.profile.fit_result import FitResult
 from kvsim.profile.kernel_tables import COLUMNS, least_seconds
@@ -16,6 +16,7 @@ from kvsim.profile.plausible import implausible
 from kvsim.profile.serving_points import ServingPoint
 from kvsim.profile_kinds import FITTED
 from kvsim.sim.hardware import GpuSpec
+from kvsim.units import exact_duration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +44,41 @@ def fit_gpu(kind: str, path: Path, preset: str, where: Sequence[str] = ()) -> Fi
     from kvsim.profile.fit_kernels import fit_kernels  # noqa: PLC0415
 
     return fit_kernels(_tables(kind, path, gpu), gpu, str(path))
+
+
+def steps_profile(path: Path, model: str, preset: str, tensor_parallel: int) -> ProfileFile:
+    """The steps of the preset ``model`` composed of the kernel tables of a profile. Raises ProfileFitError."""
+    from kvsim.profile.step_tables import steps_of  # noqa: PLC0415
+
+    models, gpus = load_models(), load_gpus()
+    for what, word, known in (("model", model, list(models)), ("GPU", preset, list(gpus))):
+        if word not in known:
+            raise ProfileFitError(f"found {what} {word!r}{_near(word, known)}, expected one of {', '.join(known)}")
+    tables, origin = read_tables(path), _profile(path)
+    fitted = steps_of(tables, models[model].value, gpus[preset].value, tensor_parallel)
+    return ProfileFile.model_validate(
+        {
+            "kvsim_profile": 1,
+            "name": f"{path.stem}-{model}-tp{tensor_parallel}",
+            "origin": f"composed of {origin.origin}; the rest from the roofline of {preset}",
+            "date": origin.date,
+            "machine": origin.machine,
+            "engine": origin.engine,
+            "model": dict(models[model].fields),
+            "tensor_parallel": tensor_parallel,
+            "steps": fitted.steps,
+            "host": {"between_steps": exact_duration(gpus[preset].value.step_ns)},
+            "residuals": fitted.residuals,
+            "notes": list(fitted.notes),
+        }
+    )
+
+
+def _profile(path: Path) -> ProfileFile:
+    try:
+        return ProfileFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (ValueError, yaml.YAMLError, OSError) as error:
+        raise ProfileFitError(f"{path}: no profile; 'kvsim profile show {path}' says what is wrong") from error
 
 
 def _near(word: str, known: Sequence[str] | Mapping[str, object]) -> str:
@@ -75,10 +111,7 @@ def read_tables(path: Path) -> "dict[str, pd.DataFrame]":
     """The kernel tables of a profile file. Raises ProfileFitError where there are none or other columns."""
     import pandas as pd  # noqa: PLC0415
 
-    try:
-        profile = ProfileFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (ValueError, yaml.YAMLError, OSError) as error:
-        raise ProfileFitError(f"{path}: no profile; 'kvsim profile show {path}' says what is wrong") from error
+    profile = _profile(path)
     tables = {}
     for name, described in profile.tables.items():
         if name not in COLUMNS:

@@ -54,6 +54,13 @@ class KernelTable:
         self._ratios: Floats = np.log(
             self._table["us"].to_numpy(dtype=np.float64) / 1e6 / predicted_seconds(name, table, gpu)
         )
+        self._keys = {
+            dimension: [column for column in self._table.columns if column not in (dimension, "us")]
+            for dimension in DIMENSIONS[name]
+        }
+        self._groups = {
+            dimension: self._table.groupby(keys, sort=False).indices for dimension, keys in self._keys.items()
+        }
         self._weights, self._power = self._weigh()
 
     def times(self, shapes: "pd.DataFrame") -> Answer:
@@ -89,8 +96,7 @@ class KernelTable:
         nearer one is. With ``leave_out`` the shapes are those of the table, and none answers for itself."""
         rows, distances = [], []
         for dimension in DIMENSIONS[self._name]:
-            keys = [column for column in self._table.columns if column not in (dimension, "us")]
-            groups = self._table.groupby(keys, sort=False).indices
+            keys, groups = self._keys[dimension], self._groups[dimension]
             found, gap = np.full(len(shapes), np.nan), np.full(len(shapes), 1.0)
             own = np.log(self._table[dimension].to_numpy(dtype=np.float64))
             asked = np.log(shapes[dimension].to_numpy(dtype=np.float64))
