@@ -15,6 +15,7 @@ import typer
 from kvsim.cli_audit import audit as print_audit
 from kvsim.cli_bench import bench
 from kvsim.cli_chaos import chaos
+from kvsim.cli_explain import explain
 from kvsim.cli_fuzz import fuzz
 from kvsim.cli_profile import fidelity, profile
 from kvsim.cli_real import calibrate, validate
@@ -158,6 +159,7 @@ def replay(
 app.command("audit")(print_audit)
 app.command()(sweep)
 app.command()(compare)
+app.command()(explain)
 app.command()(calibrate)
 app.command()(validate)
 app.command()(chaos)
