@@ -88,8 +88,8 @@ def test_kv_cache_is_given_in_blocks_in_bytes_for_each_gpu_or_left_to_the_memory
         worker = only(scenario_from_mapping(minimal(workers=workers))).cluster.workers[0]
         blocks[name] = worker.kv_blocks
         assert worker.watermark_blocks == worker.kv_blocks // 10
-    # 1 GiB over blocks of 2 MiB; auto: 0.9 x 79.1 GiB less weights 14.96, rotary 0.03, the widest layer of 16,384 tokens
-    # 1.375 (the sampler takes less) and runtime 0.13 leaves 54.7 GiB
+    # 1 GiB over blocks of 2 MiB; auto: 0.9 x 79.1 GiB less weights 14.96, rotary 0.03, the widest layer of 16,384
+    # tokens 1.375 (the sampler takes less) and runtime 0.13 leaves 54.7 GiB
     assert blocks == {"auto": 28004, "bytes": 512, "blocks": 77}
 
 
