@@ -12,7 +12,8 @@ from kvsim.core.messages import WorkerId
 
 Role: TypeAlias = Literal["prefill", "decode", "colocated"]
 TransferMode: TypeAlias = Literal["push", "pull", "streamed", "message", "colocated"]
-Allocation: TypeAlias = Literal["first_fit", "scattered"]
+Allocation: TypeAlias = Literal["first_fit", "scattered", "oldest_first"]
+Admission: TypeAlias = Literal["chunk", "prompt"]
 Placement: TypeAlias = Literal["least_loaded", "round_robin"]
 Dimension: TypeAlias = Literal["layer", "kv", "block", "token", "head", "dim"]
 
@@ -68,6 +69,11 @@ class PolicySpec(msgspec.Struct, frozen=True):
     ``transfer_retries_max`` times in a row, then as often on every other path, then with other decode workers from the
     kept KV, up to ``transfer_targets_max`` decode workers; then the KV is computed anew, elsewhere if possible, up to
     ``transfer_recomputes_max`` times; then the request ends as failed.
+
+    Of colocated workers: a waiting request is admitted as soon as the blocks of its first chunk are free, or only when
+    those of its whole ``admission`` prompt are. With ``async_scheduling`` a step is planned while the one before it
+    runs (``kvsim.core.hindsight``). With ``prefix_caching`` (needs allocation oldest_first) a preempted request finds
+    again what nobody has overwritten of its blocks.
     """
 
     transfer_mode: TransferMode
@@ -82,6 +88,9 @@ class PolicySpec(msgspec.Struct, frozen=True):
     transfer_recomputes_max: int = 2
     kv_lease_ns: int | None = None
     queue_requests_max: int | None = None
+    admission: Admission = "chunk"
+    async_scheduling: bool = False
+    prefix_caching: bool = False
 
     @property
     def kv_lease_renewal_ns(self) -> int | None:
