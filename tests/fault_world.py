@@ -11,16 +11,19 @@ from random import Random
 
 from worlds import cluster
 
-from kvsim.core.cluster import ClusterSpec, PolicySpec, TransferMode
+from kvsim.core.cluster import ClusterSpec, ControllerRoles, PolicySpec, RoleSpec, ThresholdRoles, TransferMode
 from kvsim.core.messages import (
     AssignBlocks,
     BlockRuns,
     Command,
     CutDecode,
+    DeadlineReached,
     DecodeAdvanced,
     DismissWorker,
+    DrainWorker,
     Event,
     FinishRequest,
+    KeepRole,
     LayersReady,
     PrefillDone,
     Record,
@@ -29,10 +32,12 @@ from kvsim.core.messages import (
     RequestArrived,
     RequestCancelled,
     RequestId,
+    RoleSwitched,
     RunDecode,
     RunId,
     RunPrefill,
     StartTransfer,
+    SwitchRole,
     TransferDone,
     TransferFailed,
     TransferId,
@@ -103,6 +108,10 @@ class FaultWorld:
         self._late: list[Event] = []
         self._unsaid: list[Event] = []
         self._changed: set[WorkerId] = set()
+        self.switched = 0
+        self._roles = [worker.role for worker in spec.workers]
+        self._draining: set[WorkerId] = set()
+        self._switching: dict[WorkerId, SwitchRole] = {}
 
     def play(self, calls_max: int = 20_000) -> None:
         """Until every request has ended. Faults end with the arrivals; then every worker comes back."""
@@ -110,7 +119,7 @@ class FaultWorld:
             assert len(self.records) < calls_max, f"no end: {len(self.ends)} of {len(self._wants)} requests ended"
             events = self._happenings()
             assert events, f"deadlock: {self.scheduler.requests_live} requests wait for nothing"
-            self._now_ns += self._random.choice((0, 1, 5))
+            self._pass_time()
             commands = self.scheduler.handle(self._now_ns, events)
             self.scheduler.check()
             self.records.append(Record(self._now_ns, tuple(events), tuple(commands)))
@@ -118,6 +127,12 @@ class FaultWorld:
                 self._carry_out(command)
         assert not any(self._held), "blocks are held for nobody"
         assert not self._moving, "transfers go on for nobody"
+
+    def _pass_time(self) -> None:
+        """A little, and never past the instant at which the scheduler wants to be asked."""
+        deadline_ns = self.scheduler.deadline_ns
+        later_ns = self._now_ns + self._random.choice((0, 1, 5))
+        self._now_ns = later_ns if deadline_ns is None else max(self._now_ns, min(later_ns, deadline_ns))
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
@@ -135,7 +150,9 @@ class FaultWorld:
         return events or [event for event in [self._progress(), self._fault()] if event is not None]
 
     def _progress(self) -> Event | None:
-        choices: list[object] = [*self._runs.values(), *self._moving.values()]
+        choices: list[object] = [*self._runs.values(), *self._moving.values(), *self._switching.values()]
+        if self.scheduler.deadline_ns is not None:
+            choices.append("deadline")
         if self._arrived < len(self._wants):
             choices.append("arrival")
         else:
@@ -152,6 +169,13 @@ class FaultWorld:
                 return self._move(moving)
             case int(worker):
                 return self._join(worker)
+            case SwitchRole(worker, switch):
+                del self._switching[worker]
+                return RoleSwitched(worker, switch)
+            case "deadline":
+                assert self.scheduler.deadline_ns is not None
+                self._now_ns = max(self._now_ns, self.scheduler.deadline_ns)
+                return DeadlineReached()
         prompt, _, limit = self._wants[self._arrived]
         self._arrived += 1
         return RequestArrived(Request(RequestId(self._arrived - 1), prompt, limit))
@@ -254,6 +278,7 @@ class FaultWorld:
             return self._join(worker)
         if kind == "leave" and self._present[worker]:
             self._leaving[worker] = True
+            self._draining.discard(worker)
             self._changed.add(worker)
             return WorkerLeaving(worker)
         if kind == "cancel" and self._arrived:
@@ -271,6 +296,7 @@ class FaultWorld:
         self._present[worker] = self._leaving[worker] = False
         self._changed.add(worker)
         self._held[worker] = {}
+        self._stop_switch(worker)
         for run in [run for run in self._runs.values() if run.command.worker == worker]:
             del self._runs[run.command.run]
             if isinstance(run.command, RunDecode):
@@ -287,6 +313,12 @@ class FaultWorld:
             self._unsaid += [TransferDone(transfer), TransferReleased(transfer), TransferFailed(transfer)]
         return WorkerLost(worker)
 
+    def _stop_switch(self, worker: WorkerId) -> None:
+        self._draining.discard(worker)
+        switch = self._switching.pop(worker, None)
+        if switch is not None:
+            self._unsaid.append(RoleSwitched(worker, switch.switch))
+
     def _join(self, worker: int) -> Event:
         self._present[worker] = True
         self._changed.add(WorkerId(worker))
@@ -297,7 +329,7 @@ class FaultWorld:
     def _carry_out(self, command: Command) -> None:
         match command:
             case AssignBlocks(worker, request, blocks):
-                self._assert_there(worker)
+                self._assert_serves(worker)
                 taken = {block for holding in self._held[worker].values() for block in holding.blocks}
                 assert not taken & set(ids(blocks)), "a block is given twice"
                 self._held[worker].setdefault(request, Holding()).blocks += ids(blocks)
@@ -311,7 +343,8 @@ class FaultWorld:
                 assert not any(request in named(run) for run in self._runs.values() if run.command.worker == worker)
                 del self._held[worker][request]
             case RunPrefill(worker, run) | RunDecode(worker, run):
-                self._assert_there(worker)
+                self._assert_serves(worker)
+                assert self._roles[worker] != ("decode" if isinstance(command, RunPrefill) else "prefill")
                 assert all(other.command.worker != worker for other in self._runs.values()), "two runs on a worker"
                 self._runs[run] = Run(command)
             case CutDecode(_, run):
@@ -327,8 +360,49 @@ class FaultWorld:
                 assert self._leaving[worker]
                 assert not self._held[worker]
                 self._present[worker] = self._leaving[worker] = False
+                self._stop_switch(worker)
+            case DrainWorker() | KeepRole() | SwitchRole():
+                self._change_role(command)
             case FinishRequest(request, why):
                 self._end(request, why)
+
+    def _change_role(self, command: DrainWorker | KeepRole | SwitchRole) -> None:
+        worker = command.worker
+        self._assert_serves(worker)
+        assert not self._leaving[worker], f"worker {worker} leaves"
+        assert command.reason if not isinstance(command, SwitchRole) else True
+        match command:
+            case DrainWorker(role=role):
+                self._draining.add(worker)
+                assert self._roles[worker] != role
+                left = self._serving(self._roles[worker])
+                roles = self.spec.policy.roles
+                assert roles is not None
+                least = roles.prefill_min if role == "decode" else roles.decode_min
+                assert left >= (least if self._serving(role) else 1), f"{left} serve after {command}"
+            case KeepRole():
+                self._draining.remove(worker)
+            case SwitchRole(role=role):
+                self._draining.remove(worker)
+                assert not self._held[worker], f"worker {worker} switches with {self._held[worker]}"
+                assert all(run.command.worker != worker for run in self._runs.values())
+                moving = [m.command for m in self._moving.values() if not m.done]
+                assert all(worker not in (order.source, order.target) for order in moving)
+                self._roles[worker] = role
+                self._switching[worker] = command
+                self.switched += 1
+
+    def _serving(self, role: str) -> int:
+        """Workers that have the role and are given work."""
+        return sum(
+            self._present[worker] and not self._leaving[worker] and WorkerId(worker) not in self._draining
+            for worker, other in enumerate(self._roles)
+            if other == role and WorkerId(worker) not in self._switching
+        )
+
+    def _assert_serves(self, worker: WorkerId) -> None:
+        self._assert_there(worker)
+        assert worker not in self._switching, f"an order to worker {worker}, which changes its role"
 
     def _assert_there(self, worker: WorkerId) -> None:
         assert self._present[worker], f"an order to worker {worker}, which is gone"
@@ -354,11 +428,43 @@ def named(run: Run) -> tuple[RequestId, ...]:
     return (*(chunk.request for chunk in command.chunks), *command.decoding)
 
 
-def random_world(mode: TransferMode, seed: int, faults: float = 0.2, requests: int = 20) -> FaultWorld:
-    """A random small cluster with little memory and random requests."""
+def random_roles(random: Random) -> RoleSpec:
+    """A policy that changes its mind often."""
+    threshold = ThresholdRoles(
+        prefill_queue_tokens_high=random.choice((4, 12)),
+        prefill_queue_tokens_low=random.choice((4, 40)),
+        decode_memory_permille_high=random.choice((50, 300)),
+        decode_memory_permille_low=random.choice((300, 1000)),
+    )
+    controller = ControllerRoles(
+        ttft_ns=random.choice((5, 50)),
+        tpot_ns=random.choice((1, 5)),
+        pressure_permille=300,
+        margin_permille=0,
+        window_ns=40,
+    )
+    return RoleSpec(
+        random.choice((threshold, controller)),
+        interval_ns=random.choice((3, 12)),
+        dwell_ns=random.choice((0, 20)),
+        drain_max_ns=random.choice((None, 0, 20)),
+        prefill_min=random.randint(1, 2),
+        decode_min=random.randint(1, 2),
+    )
+
+
+def random_world(
+    mode: TransferMode, seed: int, faults: float = 0.2, requests: int = 20, roles: bool = False
+) -> FaultWorld:
+    """A random small cluster with little memory and random requests; with ``roles``, of workers that change theirs."""
     random = Random(seed)
     prefill, decode = random.randint(1, 3), random.randint(1, 3)
-    policy = PolicySpec(mode, layers_per_group=random.choice((1, 2, 4)), transfer_retries_max=random.randint(0, 2))
+    policy = PolicySpec(
+        mode,
+        layers_per_group=random.choice((1, 2, 4)),
+        transfer_retries_max=random.randint(0, 2),
+        roles=random_roles(random) if roles else None,
+    )
     spec = cluster(
         mode,
         prefill=prefill,

@@ -7,7 +7,7 @@ EVENT``; the indented lines below it are the commands that it answered with. Lin
 import re
 from collections.abc import Iterator
 
-from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, WorkerSpec
+from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, RoleSpec, ThresholdRoles, WorkerSpec
 from kvsim.core.messages import (
     AssignBlocks,
     BlockRuns,
@@ -16,8 +16,10 @@ from kvsim.core.messages import (
     DeadlineReached,
     DecodeAdvanced,
     DismissWorker,
+    DrainWorker,
     Event,
     FinishRequest,
+    KeepRole,
     LayersReady,
     LeasesRenewed,
     PrefillDone,
@@ -26,11 +28,14 @@ from kvsim.core.messages import (
     RequestArrived,
     RequestCancelled,
     RequestId,
+    RoleSwitched,
     RunDecode,
     RunId,
     RunPrefill,
     StartTransfer,
     StopTransfer,
+    SwitchId,
+    SwitchRole,
     TransferDone,
     TransferFailed,
     TransferId,
@@ -100,9 +105,22 @@ def read_cluster(line: str) -> ClusterSpec:
         steps_max=int(values.get("steps_max", 16)),
         prefill_placement=values.get("placement", "least_loaded"),  # type: ignore[arg-type]
         prefill_wait_max_ns=int(wait) if wait else None,
+        roles=read_roles(values) if "roles" in values else None,
         **limits,  # type: ignore[arg-type]
     )
     return ClusterSpec(kv, tuple(workers), policy)
+
+
+def read_roles(values: dict[str, str]) -> RoleSpec:
+    """``roles=PREFILL_HIGH,PREFILL_LOW,DECODE_HIGH,DECODE_LOW [every=10 drain_max=30]``: prompt tokens per prefill
+    worker, permille of decode memory."""
+    prefill_high, prefill_low, decode_high, decode_low = (int(mark) for mark in values["roles"].split(","))
+    return RoleSpec(
+        ThresholdRoles(prefill_high, prefill_low, decode_high, decode_low),
+        interval_ns=int(values.get("every", 10)),
+        dwell_ns=int(values.get("dwell", 0)),
+        drain_max_ns=int(values["drain_max"]) if "drain_max" in values else None,
+    )
 
 
 def worker(number: int, name: str, role: str, blocks: int, values: dict[str, str]) -> WorkerSpec:
@@ -155,7 +173,7 @@ def read_event(words: list[str], names: dict[str, WorkerId], generations: dict[T
 
 
 def read_mishap(words: list[str], names: dict[str, WorkerId]) -> Event:
-    """``failed t0``, ``cancel r0``, ``lost d0``, ``leaving d0``, ``joined d0``."""
+    """``failed t0``, ``cancel r0``, ``lost d0``, ``leaving d0``, ``joined d0``, ``switched d0 switch0``."""
     match words:
         case ["failed", transfer]:
             return TransferFailed(TransferId(number(transfer)))
@@ -167,6 +185,8 @@ def read_mishap(words: list[str], names: dict[str, WorkerId]) -> Event:
             return WorkerLeaving(names[name])
         case ["joined", name]:
             return WorkerJoined(names[name])
+        case ["switched", name, switch]:
+            return RoleSwitched(names[name], SwitchId(number(switch)))
         case _:
             raise AssertionError(f"what event is {' '.join(words)!r}?")
 
@@ -195,6 +215,12 @@ def show(command: Command, names: list[str]) -> str:
             return f"{names[worker]} cuts run{run}"
         case DismissWorker(worker):
             return f"{names[worker]} may go"
+        case DrainWorker(worker, role, reason):
+            return f"{names[worker]} drains for {role}: {reason}"
+        case KeepRole(worker, reason):
+            return f"{names[worker]} keeps its role: {reason}"
+        case SwitchRole(worker, switch, role):
+            return f"{names[worker]} switches to {role}, switch{switch}"
         case StartTransfer():
             layers = f"layers {command.first_layer}..{command.first_layer + command.layers - 1}"
             source = f"{names[command.source]} {runs(command.source_blocks)}"

@@ -4,7 +4,7 @@ import pytest
 from fault_world import random_world
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import MODES
+from worlds import DISAGGREGATED, MODES
 
 from kvsim.core.cluster import TransferMode
 from kvsim.core.scheduler import Scheduler
@@ -17,6 +17,24 @@ def test_no_request_is_lost_whatever_happens(mode: TransferMode, seed: int) -> N
     played = random_world(mode, seed)
     played.play()
     assert len(played.ends) == 20
+
+
+@pytest.mark.parametrize("mode", DISAGGREGATED)
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_no_request_is_lost_while_workers_change_their_roles(mode: TransferMode, seed: int) -> None:
+    """Workers are lost, leave and come back in every state of a change, and so do reports of it."""
+    played = random_world(mode, seed, roles=True)
+    played.play()
+    assert len(played.ends) == 20
+
+
+@pytest.mark.parametrize("mode", DISAGGREGATED)
+def test_random_worlds_do_change_roles(mode: TransferMode) -> None:
+    worlds = [random_world(mode, seed, roles=True) for seed in range(8)]
+    for played in worlds:
+        played.play()
+    assert sum(played.switched for played in worlds) > 8
 
 
 @pytest.mark.parametrize("mode", MODES)

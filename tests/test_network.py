@@ -40,6 +40,10 @@ class Bench:
         self.env = simpy.Environment()
         self.network = Network(self.env, world)
         self.ends: dict[str, int] = {}
+        self.flows: dict[str, int] = {}
+
+    def at(self, at_ns: int, action: Callable[[], None]) -> None:
+        call_after(self.env, at_ns, action)
 
     def start(
         self,
@@ -52,15 +56,16 @@ class Bench:
         operations: int = 1,
         kind: TransferKind = "push",
     ) -> None:
-        begin: Callable[[], None] = partial(
-            self.network.start,
-            source,
-            target,
-            size_bytes=size_bytes,
-            operations=operations,
-            kind=kind,
-            finished=partial(self._note, name),
-        )
+        def begin() -> None:
+            self.flows[name] = self.network.start(
+                source,
+                target,
+                size_bytes=size_bytes,
+                operations=operations,
+                kind=kind,
+                finished=partial(self._note, name),
+            )
+
         call_after(self.env, at_ns, begin)
 
     def run(self) -> dict[str, int]:

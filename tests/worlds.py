@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 
 from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, TransferMode, WorkerSpec
 from kvsim.core.messages import Command, Event, Record, WorkerId
 from kvsim.metrics import Collector, RunColumns
 from kvsim.sim.driver import Simulation
+from kvsim.sim.faults.plan import FaultPlan
 from kvsim.sim.hardware import GpuSpec, Hardware, MessageSpec, ModelShape, NicSpec, WorkerHardware
 from kvsim.workload import Workload
 
@@ -108,7 +110,9 @@ class Recorder:
         self.records.append(Record(now_ns, tuple(events), tuple(commands)))
 
 
-def run(spec: ClusterSpec, load: Workload, world: Hardware | None = None) -> tuple[RunColumns, list[Record]]:
+def run(
+    spec: ClusterSpec, load: Workload, world: Hardware | None = None, plan: FaultPlan | None = None
+) -> tuple[RunColumns, list[Record]]:
     """Simulate, checking the conservation laws after every call; returns the columns and the record."""
     recorder, collector = Recorder(), Collector(spec)
     simulation: Simulation
@@ -117,23 +121,14 @@ def run(spec: ClusterSpec, load: Workload, world: Hardware | None = None) -> tup
         simulation.scheduler.check()
 
     observers = (recorder.observe, collector.observe, check)
-    simulation = Simulation(spec, world or hardware(spec), load, observers)
+    simulation = Simulation(spec, world or hardware(spec), load, observers, plan)
     simulation.run()
     return collector.finish(), recorder.records
 
 
 def with_steps_max(spec: ClusterSpec, steps_max: int) -> ClusterSpec:
     """The same cluster, asked after every ``steps_max`` steps at the latest."""
-    policy = spec.policy
-    changed = PolicySpec(
-        transfer_mode=policy.transfer_mode,
-        layers_per_group=policy.layers_per_group,
-        allocation=policy.allocation,
-        prefill_placement=policy.prefill_placement,
-        decode_placement=policy.decode_placement,
-        steps_max=steps_max,
-        prefill_wait_max_ns=policy.prefill_wait_max_ns,
-    )
+    changed = msgspec.structs.replace(spec.policy, steps_max=steps_max)
     return ClusterSpec(spec.kv, spec.workers, changed)
 
 

@@ -119,7 +119,11 @@ class Connections:
 
 
 def partners(cluster: ClusterSpec) -> dict[WorkerId, tuple[WorkerId, ...]]:
-    """For each worker those with which it exchanges KV: prefill workers with decode workers."""
+    """For each worker those with which it exchanges KV: prefill workers with decode workers, all with all where roles
+    change."""
+    if cluster.policy.roles is not None:
+        everybody = [spec.id for spec in cluster.workers]
+        return {worker: tuple([other for other in everybody if other != worker]) for worker in everybody}
     opposite = {"prefill": "decode", "decode": "prefill", "colocated": None}
     return {
         spec.id: tuple([other.id for other in cluster.workers if other.role == opposite[spec.role]])

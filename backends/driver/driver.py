@@ -21,15 +21,19 @@ from kvsim.core.messages import (
     Command,
     DeadlineReached,
     DismissWorker,
+    DrainWorker,
     Event,
     FinishReason,
     FinishRequest,
+    KeepRole,
     LeasesRenewed,
     RequestArrived,
     RequestCancelled,
     RequestId,
+    RoleSwitched,
     StartTransfer,
     StopTransfer,
+    SwitchRole,
     TransferDone,
     TransferFailed,
     TransferId,
@@ -220,6 +224,12 @@ class Driver:
         if isinstance(command, DismissWorker):
             self._away.add(command.worker)
             self._send(command.worker, Stop())
+            return
+        if isinstance(command, DrainWorker | KeepRole):
+            return  # it concerns what the scheduler will order
+        if isinstance(command, SwitchRole):
+            # a worker process computes whatever it is ordered, so it has changed when it has nothing left
+            self._inbox.append(RoleSwitched(command.worker, command.switch))
             return
         concerned = parties(command)
         if not self._away.isdisjoint(concerned):

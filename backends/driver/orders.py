@@ -15,13 +15,16 @@ from kvsim.core.messages import (
     Command,
     CutDecode,
     DismissWorker,
+    DrainWorker,
     FinishRequest,
+    KeepRole,
     ReleaseBlocks,
     RequestId,
     RunDecode,
     RunPrefill,
     StartTransfer,
     StopTransfer,
+    SwitchRole,
     WorkerId,
 )
 
@@ -52,7 +55,7 @@ class OrderDesk:
                 return ((worker, Order(command)),)
             case StartTransfer():
                 return tuple([(worker, Order(command)) for worker in movers(command)])
-            case FinishRequest() | DismissWorker() | StopTransfer():
+            case FinishRequest() | DismissWorker() | StopTransfer() | DrainWorker() | KeepRole() | SwitchRole():
                 return ()
 
     def forget(self, worker: WorkerId) -> None:

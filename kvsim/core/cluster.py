@@ -57,6 +57,44 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     paths: int = 1
 
 
+class ThresholdRoles(msgspec.Struct, frozen=True, tag="threshold"):
+    """Change a role where one queue is above its high mark and the other below its low mark: prompt tokens queued per
+    prefill worker, and the share of decode memory that is spoken for, in thousandths."""
+
+    prefill_queue_tokens_high: int
+    prefill_queue_tokens_low: int
+    decode_memory_permille_high: int
+    decode_memory_permille_low: int
+
+
+class ControllerRoles(msgspec.Struct, frozen=True, tag="controller"):
+    """Follow queues and the slack towards the limits of TTFT and TPOT; see ``kvsim.core.role_policy`` for the rule.
+    Rates and lengths are means over about ``window_ns``."""
+
+    ttft_ns: int
+    tpot_ns: int
+    pressure_permille: int
+    margin_permille: int
+    window_ns: int
+
+
+class RoleSpec(msgspec.Struct, frozen=True):
+    """How workers change between prefill and decode at run time.
+
+    The policy is asked every ``interval_ns`` and moves at most one worker, never one that has had its role for less
+    than ``dwell_ns``, and leaves ``prefill_min`` and ``decode_min`` workers serving; only a role that has no worker at
+    all is given one regardless, if the other keeps one. A worker that drains computes its last requests to their end;
+    on a decode worker those that are left after ``drain_max_ns`` are computed anew elsewhere (None: all end there).
+    """
+
+    policy: ThresholdRoles | ControllerRoles
+    interval_ns: int
+    dwell_ns: int
+    drain_max_ns: int | None = None
+    prefill_min: int = 1
+    decode_min: int = 1
+
+
 class PolicySpec(msgspec.Struct, frozen=True):
     """The choices that a study varies.
 
@@ -69,6 +107,8 @@ class PolicySpec(msgspec.Struct, frozen=True):
     ``transfer_retries_max`` times in a row, then as often on every other path, then with other decode workers from the
     kept KV, up to ``transfer_targets_max`` decode workers; then the KV is computed anew, elsewhere if possible, up to
     ``transfer_recomputes_max`` times; then the request ends as failed.
+
+    Without ``roles`` every worker keeps its role.
 
     Of colocated workers: a waiting request is admitted as soon as the blocks of its first chunk are free, or only when
     those of its whole ``admission`` prompt are. With ``async_scheduling`` a step is planned while the one before it
@@ -88,6 +128,7 @@ class PolicySpec(msgspec.Struct, frozen=True):
     transfer_recomputes_max: int = 2
     kv_lease_ns: int | None = None
     queue_requests_max: int | None = None
+    roles: RoleSpec | None = None
     admission: Admission = "chunk"
     async_scheduling: bool = False
     prefix_caching: bool = False

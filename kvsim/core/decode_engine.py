@@ -20,7 +20,8 @@ from kvsim.core.request import Phase, RequestState
 
 class DecodeEngine:
     """``tokens_outstanding`` counts the context tokens of all requests placed here, as they were when they were placed:
-    it must not depend on progress inside a run, which differs between fused and single steps."""
+    it must not depend on progress inside a run, which differs between fused and single steps. With ``evicts`` whoever
+    decodes here is preempted at the next boundary."""
 
     def __init__(self, spec: WorkerSpec, block_tokens: int, policy: PolicySpec) -> None:
         self.spec = spec
@@ -28,12 +29,18 @@ class DecodeEngine:
         self._runs = DecodeRuns(spec.id, self.pool, block_tokens, policy.steps_max)
         self.batch = self._runs.batch
         self.tokens_outstanding = 0
+        self.evicts = False
         self._block_tokens = block_tokens
         self._placed: dict[RequestId, int] = {}
         self._wants_memory: deque[RequestState] = deque()
         self._ready: deque[RequestState] = deque()
         self._to_release: list[RequestId] = []
         self._to_end: list[RequestState] = []
+
+    @property
+    def requests_placed(self) -> int:
+        """Requests that wait for memory or a step here, or decode."""
+        return len(self._placed)
 
     def request_memory(self, state: RequestState, *, first: bool) -> None:
         """Let a request wait for its blocks; ``first``: before all others, since it was preempted."""
@@ -120,7 +127,12 @@ class DecodeEngine:
     def _cut_would_serve(self) -> bool:
         """Whether the next boundary could do something. ``blocks_free`` leaves out the growth of the run in progress,
         so it is an upper bound: a request that does not fit in it will not fit at the boundary."""
-        if self._to_release or self._to_end or (self._ready and len(self.batch) < self.spec.batch_requests_max):
+        if (
+            self._to_release
+            or self._to_end
+            or self.evicts
+            or (self._ready and len(self.batch) < self.spec.batch_requests_max)
+        ):
             return True
         head = self._head()
         return head is not None and self._fits(head, self.pool.blocks_free)
@@ -155,7 +167,7 @@ class DecodeEngine:
         makes a place in the batch, so others may join; it ends as nobody who was preempted is ready."""
         preempted = []
         self._join_ready()
-        while self.batch.growth_next() > self.pool.blocks_free:
+        while self.batch.growth_next() > self.pool.blocks_free or (self.evicts and self.batch):
             state = self.batch.leave(self.batch.last().request.id)
             self.release(state, out)
             preempted.append(state)

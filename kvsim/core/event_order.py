@@ -14,6 +14,7 @@ from kvsim.core.messages import (
     PrefillDone,
     RequestArrived,
     RequestCancelled,
+    RoleSwitched,
     TransferDone,
     TransferFailed,
     TransferReleased,
@@ -33,9 +34,10 @@ EVENT_ORDER: Final[dict[type, int]] = {
     WorkerLost: 7,  # behind what it reported before: that counts, and tokens may have gone to clients already
     WorkerLeaving: 8,
     WorkerJoined: 9,
-    RequestArrived: 10,
-    RequestCancelled: 11,
-    DeadlineReached: 12,
+    RoleSwitched: 10,
+    RequestArrived: 11,
+    RequestCancelled: 12,
+    DeadlineReached: 13,
 }
 
 
@@ -51,4 +53,6 @@ def event_key(event: Event) -> tuple[int, int, int]:
         return EVENT_ORDER[RequestCancelled], event.request, 0
     if isinstance(event, WorkerLost | WorkerJoined | WorkerLeaving | LeasesRenewed):
         return EVENT_ORDER[type(event)], event.worker, 0
+    if isinstance(event, RoleSwitched):
+        return EVENT_ORDER[RoleSwitched], event.worker, event.switch
     return EVENT_ORDER[type(event)], 0, 0

@@ -5,10 +5,10 @@ It must not know the life of a request; it finds a worker and remembers which wo
 
 from collections.abc import Iterable
 
-from kvsim.core.cluster import ClusterSpec
+from kvsim.core.cluster import ClusterSpec, Role
 from kvsim.core.colocated_engine import ColocatedEngine
 from kvsim.core.decode_engine import DecodeEngine
-from kvsim.core.messages import WorkerId
+from kvsim.core.messages import DedicatedRole, SwitchId, WorkerId
 from kvsim.core.placement import choose_worker, relative_load
 from kvsim.core.prefill_engine import PrefillEngine
 
@@ -28,6 +28,9 @@ class Fleet:
         self._cluster = cluster
         self._placeable: dict[WorkerId, bool] = {}
         self._leaving: dict[WorkerId, None] = {}
+        self._draining: dict[WorkerId, DedicatedRole] = {}  # to which role they are to change
+        self._switching: dict[WorkerId, SwitchId] = {}
+        self._roles: list[Role] = [spec.role for spec in cluster.workers]
         for spec in cluster.workers:
             self._set_up(spec.id)
             self._placeable[spec.id] = spec.present
@@ -55,45 +58,111 @@ class Fleet:
 
     def is_there(self, worker: WorkerId) -> bool:
         """Whether the worker has joined and was neither lost nor dismissed since."""
-        return self._placeable[worker] or worker in self._leaving
+        return (
+            self._placeable[worker] or worker in self._leaving or worker in self._draining or worker in self._switching
+        )
 
     def leaving(self) -> tuple[WorkerId, ...]:
         """Workers that are to end once they have nothing left, in the order in which they were told."""
         return tuple(self._leaving)
 
+    def is_idle(self, worker: WorkerId) -> bool:
+        """Whether the worker has nothing left: no request and no block of one."""
+        engine = self.engine(worker)
+        return engine.tokens_outstanding == 0 and engine.pool.blocks_free == engine.pool.blocks_total
+
     def admit(self, worker: WorkerId) -> bool:
-        """The worker may be given requests. False if that is nothing new."""
-        if self._placeable[worker]:
+        """The worker may be given requests. False if that is nothing new, or it is about to change its role."""
+        if self._placeable[worker] or worker in self._draining or worker in self._switching:
             return False
         self._placeable[worker] = True
         self._leaving.pop(worker, None)
         return True
 
     def retire(self, worker: WorkerId) -> bool:
-        """The worker is given no more requests. False if that is nothing new."""
-        if not self._placeable[worker]:
+        """The worker is given no more requests, in any role. False if that is nothing new."""
+        if worker in self._leaving or not self.is_there(worker):
             return False
-        self._placeable[worker] = False
+        self._set_aside(worker)
         self._leaving[worker] = None
         return True
 
     def discard(self, worker: WorkerId) -> Engine:
         """The worker is gone. Returns its engine; an empty one takes its place for when it joins again."""
         gone = self.engine(worker)
-        self._placeable[worker] = False
+        self._set_aside(worker)
         self._leaving.pop(worker, None)
         self._touched.discard((worker not in self.decode, worker))
         self._set_up(worker)
         return gone
 
+    def _set_aside(self, worker: WorkerId) -> None:
+        """The worker serves no more and changes no role."""
+        self._placeable[worker] = False
+        self._draining.pop(worker, None)
+        self._switching.pop(worker, None)
+
     def _set_up(self, worker: WorkerId) -> None:
         spec, kv, policy = self._cluster.workers[worker], self._cluster.kv, self._policy
-        if spec.role == "prefill":
+        role = self._roles[worker]
+        if role == "prefill":
             self.prefill[worker] = PrefillEngine(spec, kv.block_tokens, policy, kv.layers)
-        elif spec.role == "decode":
+        elif role == "decode":
             self.decode[worker] = DecodeEngine(spec, kv.block_tokens, policy)
         else:
             self.colocated[worker] = ColocatedEngine(spec, kv.block_tokens, policy)
+
+    # --- who has which role -------------------------------------------------------------------------------------------
+
+    def role(self, worker: WorkerId) -> DedicatedRole:
+        """The role of a worker that is not colocated; while it switches, its new one."""
+        return "prefill" if worker in self.prefill else "decode"
+
+    def serving(self, role: DedicatedRole) -> list[WorkerId]:
+        """Workers of this role that are given requests, by id."""
+        return [worker for worker in (self.prefill if role == "prefill" else self.decode) if self._placeable[worker]]
+
+    def coming(self, role: DedicatedRole) -> list[WorkerId]:
+        """Workers that will have this role when they have drained and switched, by id."""
+        draining = [worker for worker, target in self._draining.items() if target == role]
+        return sorted([*draining, *[worker for worker in self._switching if self.role(worker) == role]])
+
+    def draining(self) -> list[tuple[WorkerId, DedicatedRole]]:
+        """Workers that are to change, and to which role, in the order in which they began."""
+        return list(self._draining.items())
+
+    def begin_drain(self, worker: WorkerId, target: DedicatedRole) -> None:
+        """The worker is given no more requests of its role; see ``RoleControl`` for what follows."""
+        assert self._placeable[worker], f"worker {worker} does not serve"
+        self._placeable[worker] = False
+        self._draining[worker] = target
+
+    def keep_role(self, worker: WorkerId) -> None:
+        """A worker that drains serves on in its role."""
+        del self._draining[worker]
+        self._placeable[worker] = True
+        if worker in self.decode:
+            self.decode[worker].evicts = False
+
+    def begin_switch(self, worker: WorkerId, switch: SwitchId, role: DedicatedRole) -> None:
+        """The worker has drained: an empty engine of its new role takes the place of the old one."""
+        del self._draining[worker]
+        self._switching[worker] = switch
+        self._touched.discard((worker not in self.decode, worker))
+        self.prefill.pop(worker, None)
+        self.decode.pop(worker, None)
+        self._roles[worker] = role
+        self._set_up(worker)
+        self.prefill = dict(sorted(self.prefill.items()))  # placement goes through workers by id
+        self.decode = dict(sorted(self.decode.items()))
+
+    def end_switch(self, worker: WorkerId, switch: SwitchId) -> bool:
+        """The worker serves in its new role. False for a report of another life or switch."""
+        if self._switching.get(worker) != switch:
+            return False
+        del self._switching[worker]
+        self._placeable[worker] = True
+        return True
 
     # --- whose turn it is ---------------------------------------------------------------------------------------------
 
@@ -113,6 +182,10 @@ class Fleet:
         return first[1]
 
     # --- who gets a request -------------------------------------------------------------------------------------------
+
+    def capacity_tokens(self, worker: WorkerId) -> int:
+        """Tokens that the pool of this worker holds."""
+        return self._capacity_tokens[worker]
 
     def room_tokens(self, worker: WorkerId, context_tokens: int) -> int:
         """Output tokens that a request may generate before its context outgrows the pool of this worker."""

@@ -143,6 +143,10 @@ class HandOver:
         if transfer not in self._arriving and transfer not in self._unreleased:
             del self._ends[transfer]
 
+    def involves(self, worker: WorkerId) -> bool:
+        """Whether a transfer from or to this worker is in flight."""
+        return any(worker in ends for ends in self._ends.values())
+
     def begin_anew(self, state: RequestState) -> None:
         """The layers that are ready go to another target, from the first one on."""
         self._plans.pop(state.request.id, None)

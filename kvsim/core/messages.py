@@ -7,23 +7,43 @@ data, so a run is a list of ``(now_ns, events, commands)`` that can be stored, c
 It must not know what a simulator or a GPU is. Nothing here carries an instant: ``now_ns`` is given beside it.
 """
 
-from typing import Literal, NewType, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
-RequestId = NewType("RequestId", int)
-WorkerId = NewType("WorkerId", int)
-RunId = NewType("RunId", int)
-TransferId = NewType("TransferId", int)
+from kvsim.core.message_base import BlockRuns, Message, RequestId, RunId, SwitchId, TransferId, WorkerId
+from kvsim.core.worker_messages import (
+    DedicatedRole,
+    DismissWorker,
+    DrainWorker,
+    KeepRole,
+    RoleSwitched,
+    SwitchRole,
+    WorkerJoined,
+    WorkerLeaving,
+    WorkerLost,
+)
 
-BlockRuns: TypeAlias = tuple[tuple[int, int], ...]
-"""Block ids in table order as runs ``(first_block, blocks)``: ``((4, 3), (9, 1))`` is blocks 4, 5, 6, 9."""
+__all__ = [  # what this module gives on; what it defines is public as well
+    "BlockRuns",
+    "DedicatedRole",
+    "DismissWorker",
+    "DrainWorker",
+    "KeepRole",
+    "Message",
+    "RequestId",
+    "RoleSwitched",
+    "RunId",
+    "SwitchId",
+    "SwitchRole",
+    "TransferId",
+    "WorkerId",
+    "WorkerJoined",
+    "WorkerLeaving",
+    "WorkerLost",
+]
 
 FEMTOSECONDS_PER_NS = 1_000_000
-
-
-class Message(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """Base of events and commands: immutable, compared by value, named by its class in a record."""
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -136,25 +156,6 @@ class RequestCancelled(Message, frozen=True, gc=False):
     request: RequestId
 
 
-class WorkerLost(Message, frozen=True, gc=False):
-    """Nothing of this worker exists any more: no KV, no run, no transfer. Reported after every other worker has let go
-    of its transfers with it; whatever is reported of those later is ignored."""
-
-    worker: WorkerId
-
-
-class WorkerJoined(Message, frozen=True, gc=False):
-    """This worker of the ``ClusterSpec`` is there, for the first time or again, with an empty pool."""
-
-    worker: WorkerId
-
-
-class WorkerLeaving(Message, frozen=True, gc=False):
-    """This worker is to leave: it gets nothing new and finishes what it has; then ``DismissWorker`` lets it go."""
-
-    worker: WorkerId
-
-
 class DeadlineReached(Message, frozen=True, gc=False):
     """The instant that ``Scheduler.deadline_ns`` named has come. A spurious one is harmless."""
 
@@ -172,6 +173,7 @@ Event: TypeAlias = (
     | WorkerLost
     | WorkerJoined
     | WorkerLeaving
+    | RoleSwitched
     | DeadlineReached
 )
 
@@ -288,12 +290,6 @@ class FinishRequest(Message, frozen=True, gc=False):
     why: FinishReason
 
 
-class DismissWorker(Message, frozen=True, gc=False):
-    """This worker was to leave and has nothing left: it may end. It counts as absent until ``WorkerJoined``."""
-
-    worker: WorkerId
-
-
 Command: TypeAlias = (
     AssignBlocks
     | ReleaseBlocks
@@ -304,6 +300,9 @@ Command: TypeAlias = (
     | StopTransfer
     | FinishRequest
     | DismissWorker
+    | DrainWorker
+    | KeepRole
+    | SwitchRole
 )
 
 

@@ -3,7 +3,16 @@
 It must not decide: it collects.
 """
 
-from kvsim.core.messages import Command, FinishRequest, RunId, StartTransfer, StopTransfer, TransferId, WorkerId
+from kvsim.core.messages import (
+    Command,
+    FinishRequest,
+    RunId,
+    StartTransfer,
+    StopTransfer,
+    SwitchId,
+    TransferId,
+    WorkerId,
+)
 
 
 class Outbox:
@@ -14,6 +23,7 @@ class Outbox:
         self.put = self._commands.append
         self._runs = 0
         self._transfers = 0
+        self._switches = 0
         self._generations = 0
 
     def next_run(self) -> RunId:
@@ -25,6 +35,11 @@ class Outbox:
         """A new transfer id."""
         self._transfers += 1
         return TransferId(self._transfers - 1)
+
+    def next_switch(self) -> SwitchId:
+        """A new id of a change of role."""
+        self._switches += 1
+        return SwitchId(self._switches - 1)
 
     def next_generation(self) -> int:
         """A new generation of blocks, from 1: whoever names an older one means blocks that have changed hands."""

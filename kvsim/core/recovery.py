@@ -13,6 +13,7 @@ from kvsim.core.handover import HandOver
 from kvsim.core.messages import DismissWorker, WorkerId
 from kvsim.core.outbox import Outbox
 from kvsim.core.prefill_engine import PrefillEngine
+from kvsim.core.relocation import Relocation
 from kvsim.core.request import Phase, RequestState
 from kvsim.core.request_life import RequestLife
 
@@ -24,30 +25,26 @@ class Recovery:
         self._fleet = fleet
         self._handover = handover
         self._life = life
+        self._relocation = Relocation(fleet, life)
         self._out = out
 
     def joined(self, worker: WorkerId) -> None:
-        """The worker may be given work. One that was leaving stays."""
+        """The worker may be given work, and takes its share of what waits. One that was leaving stays."""
         if self._fleet.admit(worker):
             self._life.find_homes()
+            if not self._fleet.colocated:
+                self._relocation.spread(self._fleet.role(worker))
 
     def leaving(self, worker: WorkerId) -> None:
         """Let the worker finish what it has begun and nothing else; what only waits there is placed elsewhere."""
         if not self._fleet.retire(worker):
             return
-        engine = self._fleet.engine(worker)
-        for state in engine.take_waiting():
-            if worker in self._fleet.decode:
-                state.decode_worker = None
-                self._life.request_memory(state)
-            else:
-                self._life.queue_for_prefill(state)
+        self._relocation.place_waiting_elsewhere(worker)
 
     def dismiss_idle(self) -> None:
         """Let go of leaving workers that have nothing left."""
         for worker in self._fleet.leaving():
-            engine = self._fleet.engine(worker)
-            if engine.tokens_outstanding == 0 and engine.pool.blocks_free == engine.pool.blocks_total:
+            if self._fleet.is_idle(worker):
                 self._fleet.discard(worker)
                 self._out.put(DismissWorker(worker))
 

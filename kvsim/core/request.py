@@ -55,6 +55,7 @@ class RequestState:
     stay at their values of ``joined_step`` and the worker's step count says the rest.
     ``layers_*`` count layers of the current hand-over: ready at the source, handed to transfers, arrived at the target.
     ``awaits_source``: preempted before its old prefill blocks were let go; it queues again when they are.
+    ``first_token_ns`` is when its first token was reported.
     ``restarts`` counts how often it was set back because a worker or a lease was lost. Where its transfers stand on the
     ladder: ``transfer_failures`` in a row on ``transfer_path``, decode workers given up (``transfer_targets``), and how
     often the KV was computed anew for that (``transfer_recomputes``), the next time not by ``avoid_prefill``.
@@ -80,6 +81,7 @@ class RequestState:
     cancelled: bool = False
     restarts: int = 0
     transfer_failures: int = 0
+    first_token_ns: int = 0
     transfer_path: int = 0
     transfer_targets: int = 0
     transfer_recomputes: int = 0

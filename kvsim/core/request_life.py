@@ -28,8 +28,8 @@ class RequestLife:
         self._fleet = fleet
         self._handover = handover
         self._out = out
-        self._homeless_prefill: dict[RequestId, RequestState] = {}
-        self._homeless_decode: dict[RequestId, RequestState] = {}
+        self.homeless_prefill: dict[RequestId, RequestState] = {}
+        self.homeless_decode: dict[RequestId, RequestState] = {}
 
     # --- from arrival to decode ---------------------------------------------------------------------------------------
 
@@ -51,7 +51,7 @@ class RequestLife:
 
     def _requests_waiting(self) -> int:
         """Requests that wait for a prefill, or for the decode memory that comes before it."""
-        homeless = len(self._homeless_prefill) + (len(self._homeless_decode) if self._push else 0)
+        homeless = len(self.homeless_prefill) + (len(self.homeless_decode) if self._push else 0)
         return homeless + self._fleet.requests_waiting(decode=self._push)
 
     def wait_for_prefill(self, state: RequestState) -> None:
@@ -70,7 +70,7 @@ class RequestLife:
         state.prefill_worker = self._fleet.place_prefill(state.context_tokens, state.avoid_prefill)
         worker = state.prefill_worker
         if worker is None:
-            self._homeless_prefill[state.request.id] = state
+            self.homeless_prefill[state.request.id] = state
             return
         if self._fleet.colocated:
             room_tokens = self._fleet.room_tokens(worker, state.request.prompt_tokens)
@@ -112,7 +112,7 @@ class RequestLife:
         state.decode_worker = worker
         if worker is None:  # nobody's turn comes sooner if its KV is given up
             self.leases.drop(state.request.id)
-            self._homeless_decode[state.request.id] = state
+            self.homeless_decode[state.request.id] = state
             return
         self.keep(state)
         self._fleet.decode[worker].request_memory(state, first=state.goes_first())
@@ -181,7 +181,7 @@ class RequestLife:
 
     def leave_decode_worker(self, state: RequestState) -> None:
         """The request will not decode where it was to: give back what it has there."""
-        self._homeless_decode.pop(state.request.id, None)
+        self.homeless_decode.pop(state.request.id, None)
         if state.decode_worker is not None:
             self._fleet.decode[state.decode_worker].withdraw(state)
             self._fleet.touch(state.decode_worker)
@@ -189,9 +189,9 @@ class RequestLife:
 
     def find_homes(self) -> None:
         """A worker has joined: place those that found none, in the order in which they began to wait."""
-        prefill, decode = list(self._homeless_prefill.values()), list(self._homeless_decode.values())
-        self._homeless_prefill.clear()
-        self._homeless_decode.clear()
+        prefill, decode = list(self.homeless_prefill.values()), list(self.homeless_decode.values())
+        self.homeless_prefill.clear()
+        self.homeless_decode.clear()
         for state in prefill:
             self.queue_for_prefill(state)
         for state in decode:
@@ -223,7 +223,7 @@ class RequestLife:
 
     def withdraw_from_prefill(self, state: RequestState) -> None:
         """Leave the queue; whoever waits behind it may be served now."""
-        self._homeless_prefill.pop(state.request.id, None)
+        self.homeless_prefill.pop(state.request.id, None)
         if state.prefill_worker is None:
             return
         if self._fleet.colocated:

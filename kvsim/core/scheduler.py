@@ -25,6 +25,7 @@ from kvsim.core.messages import (
     Record,
     RequestArrived,
     RequestCancelled,
+    RoleSwitched,
     TransferDone,
     TransferFailed,
     TransferReleased,
@@ -36,6 +37,7 @@ from kvsim.core.outbox import Outbox
 from kvsim.core.recovery import Recovery
 from kvsim.core.request import Phase, RequestState
 from kvsim.core.request_life import RequestLife
+from kvsim.core.role_control import RoleControl
 
 Ended = tuple[list[RequestState], list[RequestState]]
 
@@ -57,6 +59,10 @@ class Scheduler:
         self._life = RequestLife(cluster, self._fleet, self._handover, self._out)
         self._ladder = Ladder(cluster.policy, self._fleet, self._handover, self._life, self._out)
         self._recovery = Recovery(self._fleet, self._handover, self._life, self._out)
+        roles = cluster.policy.roles
+        self._roles: RoleControl | None = None
+        if roles is not None:
+            self._roles = RoleControl(cluster, roles, self._fleet, self._handover, self._life, self._out)
         self._on: dict[type, Callable[..., None]] = {
             RequestArrived: self._on_request_arrived,
             RequestCancelled: self._on_request_cancelled,
@@ -70,6 +76,7 @@ class Scheduler:
             WorkerJoined: self._on_worker_joined,
             WorkerLeaving: self._on_worker_leaving,
             WorkerLost: self._on_worker_lost,
+            RoleSwitched: self._on_role_switched,
             DeadlineReached: self._on_deadline_reached,
         }
 
@@ -103,17 +110,26 @@ class Scheduler:
             self._life.give_up(state, "timeout")
         for request in self._life.leases.expire():
             self._ladder.lease_over(request)
+        if self._roles is not None:
+            self._roles.decide(now_ns)
         self._settle()
         self._recovery.dismiss_idle()
+        if self._roles is not None:
+            self._roles.switch_drained()
         return self._out.take()
 
     @property
     def deadline_ns(self) -> int | None:
-        """When the request that has waited longest gives up, or the next lease is over; None if nothing is due."""
-        wait_ns, lease_ns = self._life.waits.deadline_ns, self._life.leases.deadline_ns
-        if wait_ns is None or lease_ns is None:
-            return lease_ns if wait_ns is None else wait_ns
-        return min(wait_ns, lease_ns)
+        """When a request has waited too long, a lease is over or roles are considered; None if nothing is due."""
+        first_ns = self._life.waits.deadline_ns
+        lease_ns = self._life.leases.deadline_ns
+        if lease_ns is not None and (first_ns is None or lease_ns < first_ns):
+            first_ns = lease_ns
+        if self._roles is not None:
+            roles_ns = self._roles.deadline_ns
+            if roles_ns is not None and (first_ns is None or roles_ns < first_ns):
+                first_ns = roles_ns
+        return first_ns
 
     @property
     def requests_live(self) -> int:
@@ -133,6 +149,8 @@ class Scheduler:
     # --- one method per event: the client -----------------------------------------------------------------------------
 
     def _on_request_arrived(self, event: RequestArrived) -> None:
+        if self._roles is not None:
+            self._roles.arrived(event.request.prompt_tokens, self._now_ns)
         self._life.arrive(event.request, self._now_ns)
 
     def _on_request_cancelled(self, event: RequestCancelled) -> None:
@@ -141,7 +159,8 @@ class Scheduler:
     # --- the workers' runs --------------------------------------------------------------------------------------------
 
     def _on_layers_ready(self, event: LayersReady) -> None:
-        for state in self._fleet.prefill[event.worker].running(event.run):
+        engine = self._fleet.prefill.get(event.worker)
+        for state in () if engine is None else engine.running(event.run):  # it may have changed its role since
             state.layers_ready = max(state.layers_ready, event.layers)
             if not state.cancelled:
                 self._life.start_transfer(state)
@@ -150,8 +169,14 @@ class Scheduler:
         colocated = self._fleet.colocated.get(event.worker)
         if colocated is not None:
             self._end_all(colocated.finish_step(event))
-        else:
-            for state in self._fleet.prefill[event.worker].finish_run(event.run):
+        elif (engine := self._fleet.prefill.get(event.worker)) is not None:
+            states = engine.finish_run(event.run)
+            if self._roles is not None and states:
+                tokens = sum([state.context_tokens for state in states])
+                self._roles.gauge.prefill_ended(event.worker, tokens, self._now_ns)
+            for state in states:
+                if not state.generated:
+                    state.first_token_ns = self._now_ns
                 state.generated += 1
                 state.layers_ready = self._layers
                 if state.request.id in event.finished:
@@ -168,8 +193,8 @@ class Scheduler:
         colocated = self._fleet.colocated.get(event.worker)
         if colocated is not None:
             self._end_all(colocated.advance(event))
-        else:
-            self._end_all(self._fleet.decode[event.worker].advance(event))
+        elif (engine := self._fleet.decode.get(event.worker)) is not None:
+            self._end_all(engine.advance(event))
         if event.ended:
             self._fleet.touch(event.worker)
 
@@ -188,6 +213,8 @@ class Scheduler:
             self._fleet.colocated[state.prefill_side()].release(state, self._out)
         else:
             self._fleet.decode[state.decode_side()].release(state, self._out)
+            if self._roles is not None:
+                self._roles.gauge.output_ended(state.generated, self._now_ns - state.first_token_ns)
         self._life.finish(state, why)
 
     # --- transfers ----------------------------------------------------------------------------------------------------
@@ -244,6 +271,10 @@ class Scheduler:
     def _on_worker_lost(self, event: WorkerLost) -> None:
         self._recovery.lost(event.worker)
 
+    def _on_role_switched(self, event: RoleSwitched) -> None:
+        if self._roles is not None:
+            self._roles.switched(event.worker, event.switch, self._now_ns)
+
     def _on_deadline_reached(self, event: DeadlineReached) -> None:
         """Nothing beyond what every call does: waits expire, workers are planned."""
 
@@ -264,6 +295,9 @@ class Scheduler:
                 for state in self._fleet.colocated[worker].plan(self._out):
                     self._life.finish(state, "cancelled")
             else:
-                for state in self._fleet.prefill[worker].plan(self._out):
+                started = self._fleet.prefill[worker].plan(self._out)
+                if self._roles is not None and started:
+                    self._roles.gauge.prefill_began(worker, self._now_ns)
+                for state in started:
                     if self._streams and state.decode_worker is None:
                         self._life.request_memory(state)

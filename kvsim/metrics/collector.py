@@ -14,45 +14,30 @@ from kvsim.core.messages import (
     AssignBlocks,
     BlockRuns,
     Command,
-    CutDecode,
-    DeadlineReached,
     DecodeAdvanced,
-    DismissWorker,
     Event,
     FinishRequest,
-    LayersReady,
-    LeasesRenewed,
     PrefillDone,
     ReleaseBlocks,
     RequestArrived,
-    RequestCancelled,
     RunDecode,
     RunPrefill,
     StartTransfer,
-    StopTransfer,
     TransferDone,
     TransferFailed,
-    TransferReleased,
-    WorkerJoined,
-    WorkerLeaving,
     WorkerLost,
 )
 from kvsim.metrics.columns import FINISH_REASONS, MISSING, RunColumns
 from kvsim.metrics.derive import derive_columns
 from kvsim.metrics.log import Log, with_column
 from kvsim.metrics.logs import Logs
+from kvsim.metrics.unnoted import UNNOTED
 
 _OUTCOMES = {reason: outcome for outcome, reason in enumerate(FINISH_REASONS)}
 _run_blocks = itemgetter(1)
 
 PACK_CALLS = 1 << 13
 """How often full logs are looked for."""
-
-UNNOTED = (
-    *(LayersReady, TransferReleased, LeasesRenewed, RequestCancelled, WorkerJoined, WorkerLeaving, DeadlineReached),
-    *(CutDecode, StopTransfer, DismissWorker),
-)
-"""Events and commands of which no metric speaks."""
 
 
 class Collector:

@@ -4,6 +4,7 @@ Nobody can tell in advance how long a step will take, so a decode run goes step 
 worker does. It must not know who else is on the device.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import simpy
@@ -60,6 +61,8 @@ class SharingWorker:
         self._work: Work | None = None
         self._run: _DecodeRun | None = None
         self._carry_fs = 0
+        self._paused = False
+        self._held: list[Callable[[], None]] = []
 
     @property
     def context_tokens_peak(self) -> int:
@@ -68,12 +71,15 @@ class SharingWorker:
 
     def run_prefill(self, command: RunPrefill) -> None:
         """Start one step over chunks of prompts and, on a colocated worker, over its decoding requests."""
+        if self._paused:
+            self._held.append(partial(self.run_prefill, command))
+            return
         duration_ns = prefill_ns(self._model, self._requests, command)
         announced = range(command.announce_layers, self._layers, command.announce_layers or self._layers)
         milestones = [
             (
                 duration_ns * layers // self._layers * FEMTOSECONDS_PER_NS,
-                partial(self._report, LayersReady(self._worker, command.run, layers)),
+                partial(self._announce, LayersReady(self._worker, command.run, layers)),
             )
             for layers in announced
             if layers
@@ -84,6 +90,9 @@ class SharingWorker:
 
     def run_decode(self, command: RunDecode) -> None:
         """Start a run that ends at the first finished request, or after ``steps_max`` steps."""
+        if self._paused:
+            self._held.append(partial(self.run_decode, command))
+            return
         assert self._run is None, f"worker {self._worker}: run {command.run} while one is in progress"
         self._requests.join(command.batch)
         self._run = _DecodeRun(command)
@@ -98,6 +107,24 @@ class SharingWorker:
         """The request has lost its blocks here: if it was decoding, it no longer is."""
         self._requests.release(request)
 
+    def expect_stop(self, at_ns: int) -> None:
+        """Nothing to do: every step is reported when it is over."""
+
+    def change_pace(self) -> None:
+        """Nothing to do: the model is asked before every step."""
+
+    def pause(self) -> None:
+        """The worker's host stands still, the step in progress ends: nothing more is begun or reported."""
+        assert not self._paused, f"worker {self._worker} is paused already"
+        self._paused = True
+
+    def resume(self) -> None:
+        """The host goes on: it reports and begins what it could not."""
+        self._paused = False
+        held, self._held = self._held, []
+        for action in held:
+            action()
+
     def lose(self) -> None:
         """The worker is gone, and the step in progress with it. What was over has been reported."""
         if self._work is not None:
@@ -105,6 +132,8 @@ class SharingWorker:
         self._work = None
         self._run = None
         self._carry_fs = 0
+        self._paused = False
+        self._held.clear()
         self._requests.release_all()
 
     def _begin_step(self, run: _DecodeRun) -> None:
@@ -116,6 +145,9 @@ class SharingWorker:
 
     def _end_step(self, run: _DecodeRun, left_fs: int) -> None:
         self._work = None
+        if self._paused:
+            self._held.append(partial(self._end_step, run, left_fs))
+            return
         self._carry_fs = left_fs  # less than a nanosecond: of the next step, as in a run of many
         command = run.command
         run.steps += 1
@@ -129,6 +161,15 @@ class SharingWorker:
         else:
             self._begin_step(run)
 
+    def _announce(self, event: LayersReady) -> None:
+        if self._paused:
+            self._held.append(partial(self._report, event))
+        else:
+            self._report(event)
+
     def _end_prefill(self, command: RunPrefill) -> None:
         self._work = None
+        if self._paused:
+            self._held.append(partial(self._end_prefill, command))
+            return
         self._report(PrefillDone(self._worker, command.run, self._requests.end_prefill(command)))

@@ -21,6 +21,7 @@ from kvsim.core.messages import (
     WorkerId,
 )
 from kvsim.sim.decoding import DecodingRequests
+from kvsim.sim.flow import NEVER_NS
 from kvsim.sim.step_times import StepTimes
 from kvsim.sim.steps import steps_begun_before, steps_total_fs
 from kvsim.sim.timer import call_after
@@ -32,7 +33,7 @@ Report = Callable[[Event], None]
 class _DecodeRun:
     """The decode run in progress: its step costs and after how many steps it is planned to end."""
 
-    __slots__ = ("carry_fs", "command", "first_fs", "growth_fs", "started_ns", "steps")
+    __slots__ = ("carry_fs", "command", "first_fs", "growth_fs", "started_ns", "steps", "stops_after")
 
     def __init__(
         self, command: RunDecode, started_ns: int, steps: int, first_fs: int, growth_fs: int, carry_fs: int
@@ -43,6 +44,7 @@ class _DecodeRun:
         self.first_fs = first_fs
         self.growth_fs = growth_fs
         self.carry_fs = carry_fs
+        self.stops_after = 0  # steps, once the worker is paused
 
     def total_fs(self) -> int:
         return steps_total_fs(self.steps, self.first_fs, self.growth_fs, self.carry_fs)
@@ -63,6 +65,9 @@ class SimulatedWorker:
         self._prefill: RunPrefill | None = None
         self._run: _DecodeRun | None = None
         self._carry_fs = 0
+        self._stops_ns = NEVER_NS
+        self._paused = False
+        self._held: list[Callable[[], None]] = []
 
     @property
     def context_tokens_peak(self) -> int:
@@ -71,6 +76,9 @@ class SimulatedWorker:
 
     def run_prefill(self, command: RunPrefill) -> None:
         """Start one step over chunks of prompts and, on a colocated worker, over its decoding requests."""
+        if self._paused:
+            self._held.append(partial(self.run_prefill, command))
+            return
         self._prefill = command
         duration_ns = prefill_ns(self._model, self._requests, command)
         if command.announce_layers:
@@ -82,22 +90,30 @@ class SimulatedWorker:
 
     def run_decode(self, command: RunDecode) -> None:
         """Start a run that ends at the first finished request, or after ``steps_max`` steps."""
+        if self._paused:
+            self._held.append(partial(self.run_decode, command))
+            return
         assert self._run is None, f"worker {self._worker}: run {command.run} while one is in progress"
+        self._requests.join(command.batch)
+        self._decode(command, command.steps_max)
+
+    def _decode(self, command: RunDecode, steps_max: int) -> None:
         requests = self._requests
-        requests.join(command.batch)
         batch = len(command.batch)
         base_fs, token_fs = self._model.decode_fs(batch)
         first_fs = base_fs + token_fs * (requests.context_tokens + batch)
-        steps = min(command.steps_max, requests.steps_left())
+        steps = min(steps_max, requests.steps_left())
         self._run = _DecodeRun(command, int(self._env.now), steps, first_fs, token_fs * batch, self._carry_fs)
         self._await_end(self._run)
+        if self._stops_ns != NEVER_NS:
+            self._report_before_stop(self._run)
 
     def cut_decode(self, run: int) -> None:
         """Let the run end at its first step boundary after this instant. A run that is over is none of our business."""
         current = self._run
         if current is None or current.command.run != run:
             return
-        steps = self._steps_over(current) + 1
+        steps = current.stops_after if self._paused else self._steps_over(current) + 1
         if steps < current.steps:
             current.steps = steps
             self._await_end(current)
@@ -106,10 +122,41 @@ class SimulatedWorker:
         """The request has lost its blocks here: if it was decoding, it no longer is."""
         self._requests.release(request)
 
+    # --- what may go wrong --------------------------------------------------------------------------------------------
+
+    def expect_stop(self, at_ns: int) -> None:
+        """The worker will be paused or lost at this instant, unless it is lost before. What it has reported by then
+        must not depend on how many steps a run has."""
+        self._stops_ns = at_ns
+        if self._run is not None:
+            self._report_before_stop(self._run)
+
+    def pause(self) -> None:
+        """The worker's host stands still, its GPU ends the step in progress: nothing more is begun or reported."""
+        assert not self._paused, f"worker {self._worker} is paused already"
+        run = self._run
+        if run is not None:
+            run.stops_after = self._steps_at_next_boundary(run)
+            self._await_split(run, run.stops_after)
+        self._paused = True
+
+    def resume(self) -> None:
+        """The host goes on: it reports and begins what it could not."""
+        self._paused = False
+        held, self._held = self._held, []
+        for action in held:
+            action()
+
+    def change_pace(self) -> None:
+        """From now on steps take what the model now says; one in progress ends as it began."""
+        run = self._run
+        if run is not None and not self._paused:
+            self._await_split(run, self._steps_at_next_boundary(run))
+
     def lose(self) -> None:
         """The worker is gone: steps that are over by now are reported, as a real worker has done, and nothing else."""
         run = self._run
-        if run is not None:
+        if run is not None and not self._paused:
             steps = self._steps_over(run)
             if steps == run.steps:
                 self._end_decode(run, steps)
@@ -119,7 +166,44 @@ class SimulatedWorker:
         self._run = None
         self._prefill = None
         self._carry_fs = 0
+        self._stops_ns = NEVER_NS
+        self._paused = False
+        self._held.clear()
         self._requests.release_all()
+
+    def _report_before_stop(self, run: _DecodeRun) -> None:
+        """See to it that the steps that will be over when the worker stops are reported when they are."""
+        steps = steps_begun_before(
+            self._stops_ns - run.started_ns + 1, run.steps + 1, run.first_fs, run.growth_fs, run.carry_fs
+        )
+        self._await_split(run, steps - 1)
+
+    def _steps_at_next_boundary(self, run: _DecodeRun) -> int:
+        """How many steps of the run are over at its first boundary from this instant on, this one included."""
+        elapsed_ns = int(self._env.now) - run.started_ns
+        return max(1, steps_begun_before(elapsed_ns, run.steps, run.first_fs, run.growth_fs, run.carry_fs))
+
+    def _await_split(self, run: _DecodeRun, steps: int) -> None:
+        if 0 < steps < run.steps:
+            over_fs = steps_total_fs(steps, run.first_fs, run.growth_fs, run.carry_fs)
+            wait_ns = run.started_ns + over_fs // FEMTOSECONDS_PER_NS - int(self._env.now)
+            assert wait_ns >= 0, f"worker {self._worker} is told {-wait_ns} ns late to report {steps} steps"
+            call_after(self._env, wait_ns, partial(self._split, run, steps))
+
+    def _split(self, run: _DecodeRun, steps: int) -> None:
+        """At a boundary within the run: report so far, and go on."""
+        if self._run is not run or run.steps <= steps:
+            return  # it has been split, cut or lost since
+        if self._paused:
+            self._held.append(partial(self._split, run, steps))
+            return
+        over_fs = steps_total_fs(steps, run.first_fs, run.growth_fs, run.carry_fs)
+        self._carry_fs = over_fs % FEMTOSECONDS_PER_NS
+        self._requests.advance(steps)
+        self._report(self._advanced(run, steps, ended=False, finished=()))
+        self._decode(run.command, run.steps - steps)
+
+    # --- the ends of runs ---------------------------------------------------------------------------------------------
 
     def _steps_over(self, run: _DecodeRun) -> int:
         """Steps of the run whose boundary has come."""
@@ -129,11 +213,14 @@ class SimulatedWorker:
 
     def _await_end(self, run: _DecodeRun) -> None:
         end_ns = run.started_ns + run.total_fs() // FEMTOSECONDS_PER_NS
-        call_after(self._env, end_ns - int(self._env.now), partial(self._end_decode, run, run.steps))
+        call_after(self._env, max(0, end_ns - int(self._env.now)), partial(self._end_decode, run, run.steps))
 
     def _end_decode(self, run: _DecodeRun, steps: int) -> None:
         if self._run is not run or run.steps != steps:
             return  # a timer of before a cut: SimPy cannot take it back
+        if self._paused:
+            self._held.append(partial(self._end_decode, run, steps))
+            return
         self._run = None
         self._carry_fs = run.total_fs() % FEMTOSECONDS_PER_NS
         self._requests.advance(steps)
@@ -146,11 +233,15 @@ class SimulatedWorker:
         )
 
     def _announce_layers(self, command: RunPrefill, layers: int) -> None:
-        if self._prefill is command:
+        if self._paused:
+            self._held.append(partial(self._announce_layers, command, layers))
+        elif self._prefill is command:
             self._report(LayersReady(self._worker, command.run, layers))
 
     def _end_prefill(self, command: RunPrefill) -> None:
-        if self._prefill is command:
+        if self._paused:
+            self._held.append(partial(self._end_prefill, command))
+        elif self._prefill is command:
             self._prefill = None
             self._report(PrefillDone(self._worker, command.run, self._requests.end_prefill(command)))
 

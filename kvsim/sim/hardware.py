@@ -96,6 +96,7 @@ class WorkerHardware:
     Steps take as long as ``measured`` says, and without it as the roofline of ``gpu``; one of them is there. ``device``
     names the one of ``Hardware.devices`` that the worker shares with others; without one its GPUs are its own.
     ``order_ns`` pass until a command reaches the worker, ``report_ns`` until its report reaches the scheduler.
+    ``role_switch_ns``: what an empty worker takes to change between prefill and decode.
     ``pack_bytes_per_s``: at which one GPU gathers or scatters, if that was measured.
     """
 
@@ -109,6 +110,7 @@ class WorkerHardware:
     order_ns: int = 0
     report_ns: int = 0
     pack_bytes_per_s: float | None = None
+    role_switch_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

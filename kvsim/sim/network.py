@@ -17,11 +17,12 @@ import simpy
 
 from kvsim.core.messages import TransferKind
 from kvsim.sim.fairshare import Bundle, fair_byte_rates
-from kvsim.sim.hardware import Hardware, UplinkSpec, WorkerHardware
+from kvsim.sim.flow import NEVER_NS, Flow, Path
+from kvsim.sim.hardware import Hardware, UplinkSpec
 from kvsim.sim.timer import call_after
 
 _NANO = 10**9
-_NEVER_NS = 2**63 - 1
+NO_FLOW = -1
 
 
 class _Resource(IntEnum):
@@ -35,91 +36,6 @@ class _Resource(IntEnum):
     READS = 5
 
 
-class _Path:
-    """The way of every flow of one kind from one worker to another, and the flows that are on it, by id.
-
-    ``byte_resources`` take a byte per byte; ``operation_uses`` are (resource, what an operation takes of it).
-    ``bytes_per_s`` and ``operations_per_s`` bound a flow that is alone. Flows slow each other down only if their paths
-    have one of ``meets`` in common: who shares message rates also shares transmit or receive, who shares READs in
-    flight also shares posting. ``measured``: the workers at its ends whose NICs have measured times of messages.
-    """
-
-    __slots__ = ("byte_resources", "bytes_per_s", "flows", "measured", "meets", "operation_uses", "operations_per_s")
-
-    def __init__(
-        self,
-        byte_resources: tuple[int, ...],
-        operation_uses: tuple[tuple[int, float], ...],
-        posting: int,
-        capacities: list[float],
-        measured: tuple[WorkerHardware, ...],
-    ) -> None:
-        self.byte_resources = byte_resources
-        self.operation_uses = operation_uses
-        self.meets = (*byte_resources, posting)
-        self.bytes_per_s = min(capacities[resource] for resource in byte_resources)
-        self.operations_per_s = min(capacities[resource] / use for resource, use in operation_uses)
-        self.measured = measured
-        self.flows: dict[int, _Flow] = {}
-
-    def alone_bytes_per_s(self, size_bytes: int) -> float:
-        """At which rate the bytes of a transfer of this size move while nothing else does.
-
-        Latency is not part of it (``Network.latency_ns``), so what was measured is taken without it. With several NICs
-        each carries its share.
-        """
-        bytes_per_s = self.bytes_per_s
-        for worker in self.measured:
-            times = worker.nic.message_times
-            assert times is not None, worker.nic.name
-            moving_ns = times.of(size_bytes / worker.nics) - worker.nic.latency_ns
-            bytes_per_s = min(bytes_per_s, size_bytes * _NANO / max(1.0, moving_ns))
-        return bytes_per_s
-
-
-class _Flow:
-    """One transfer in progress. ``remaining`` counts 1e-9 bytes, so that rate x nanoseconds is exact in integers."""
-
-    __slots__ = (
-        "bytes_per_operation",
-        "bytes_per_s_max",
-        "ends_at_ns",
-        "finished",
-        "id",
-        "path",
-        "rate_bytes_per_s",
-        "remaining",
-        "updated_at_ns",
-    )
-
-    def __init__(
-        self, number: int, path: _Path, size_bytes: int, bytes_per_operation: float, finished: Callable[[], None]
-    ) -> None:
-        self.id = number
-        self.path = path
-        self.bytes_per_operation = bytes_per_operation
-        self.bytes_per_s_max = path.alone_bytes_per_s(size_bytes) if path.measured else path.bytes_per_s
-        self.remaining = size_bytes * _NANO
-        self.rate_bytes_per_s = 0
-        self.updated_at_ns = 0
-        self.ends_at_ns = _NEVER_NS  # until it has a rate
-        self.finished = finished
-
-    def set_rate(self, now_ns: int, rate_bytes_per_s: float) -> None:
-        """From now on at this rate, rounded to whole bytes per second (at least 1).
-
-        The end is rounded to the nearest nanosecond, so that the rounding of a rate cannot move it past a whole one. It
-        depends on the rates and when they held, not on how often they were set: progress is exact.
-        """
-        rate = max(1, round(rate_bytes_per_s))
-        if rate == self.rate_bytes_per_s:
-            return
-        self.remaining -= self.rate_bytes_per_s * (now_ns - self.updated_at_ns)
-        self.rate_bytes_per_s = rate
-        self.updated_at_ns = now_ns
-        self.ends_at_ns = max(now_ns, now_ns + (2 * self.remaining + rate) // (2 * rate))
-
-
 class Network:
     """NICs and uplinks of a cluster."""
 
@@ -128,19 +44,31 @@ class Network:
         self._workers = hardware.workers
         self._uplinks = {uplink.name: (index, uplink) for index, uplink in enumerate(hardware.uplinks)}
         self._capacities = _capacities(hardware)
-        self._paths: dict[tuple[int, int, TransferKind], _Path] = {}
-        self._paths_at: list[list[_Path]] = [[] for _ in self._capacities]  # by resource: the paths that meet there
+        self._whole = tuple(self._capacities)
+        self._worker_extra_ns = [0] * len(hardware.workers)
+        self._uplink_extra_ns = dict.fromkeys(self._uplinks, 0)
+        self._paths: dict[tuple[int, int, TransferKind], Path] = {}
+        self._paths_at: list[list[Path]] = [[] for _ in self._capacities]  # by resource: the paths that meet there
         self._flows_at = [0] * len(self._capacities)
-        self._flows: dict[int, _Flow] = {}  # by id, in order of start
+        self._flows: dict[int, Flow] = {}  # by id, in order of start
         self._flows_started = 0
         self._touched: list[int] = []  # resources whose flows must share anew at this instant
-        self._timer_at_ns = _NEVER_NS
+        self._timer_at_ns = NEVER_NS
         self._timer_generation = 0
 
     def latency_ns(self, source: int, target: int) -> int:
-        """One way, an empty message: the larger of the two NICs' latencies, plus every uplink on the way."""
+        """One way, an empty message: the larger of the two NICs' latencies, plus every uplink on the way, plus what
+        either has on top at this instant."""
         nics_ns = max(self._workers[source].nic.latency_ns, self._workers[target].nic.latency_ns)
-        return nics_ns + sum(uplink.latency_ns for uplink, _ in self._uplinks_between(source, target))
+        extra_ns = self._worker_extra_ns[source] + self._worker_extra_ns[target]
+        return (
+            nics_ns
+            + extra_ns
+            + sum(
+                uplink.latency_ns + self._uplink_extra_ns[uplink.name]
+                for uplink, _ in self._uplinks_between(source, target)
+            )
+        )
 
     def start(
         self,
@@ -151,19 +79,20 @@ class Network:
         operations: int,
         kind: TransferKind,
         finished: Callable[[], None],
-    ) -> None:
+    ) -> int:
         """Move ``size_bytes`` in ``operations`` equal operations from now on, then call ``finished``.
 
         That is when the last byte has left at the shared rate; latency comes on top (``latency_ns``). The initiator
         posts: the target for kind pull, else the source. Transfers that end at the same instant finish in the order in
-        which they started. One of 0 bytes finishes at this instant, but not within this call.
+        which they started. One of 0 bytes finishes at this instant, but not within this call. Returns what ``cancel``
+        wants.
         """
         if size_bytes == 0:
             call_after(self._env, 0, finished)
-            return
+            return NO_FLOW
         assert min(size_bytes, operations) > 0, (size_bytes, operations)
         path = self._path(source, target, kind)
-        flow = _Flow(self._flows_started, path, size_bytes, size_bytes / operations, finished)
+        flow = Flow(self._flows_started, path, size_bytes, size_bytes / operations, finished)
         self._flows_started += 1
         self._flows[flow.id] = path.flows[flow.id] = flow
         alone = not any(self._flows_at[resource] for resource in path.meets)
@@ -174,20 +103,55 @@ class Network:
             flow.set_rate(int(self._env.now), rate_bytes_per_s)
             self._plan()
         else:
-            self._share_later(path)
+            self._share_later(path.meets)
+        return flow.id
 
-    def _share_later(self, path: _Path) -> None:
+    def cancel(self, flow_id: int) -> None:
+        """The bytes of this flow stop here; it never finishes. Harmless if it has."""
+        flow = self._flows.get(flow_id)
+        if flow is not None:
+            self._remove(flow)
+            self._share_later(flow.path.meets)
+
+    def set_nics(self, worker: int, *, rate_share: float, nics_share: float, extra_ns: int) -> None:
+        """From now on the NICs of this worker have this share of their rate and of their number, and this latency on
+        top. At a share of 0 nothing moves (a byte a second, which no transfer lives to see)."""
+        first = worker * len(_Resource)
+        for resource in _Resource:
+            share = nics_share * rate_share if resource <= _Resource.RECEIVE else nics_share
+            self._capacities[first + resource] = self._whole[first + resource] * share
+        self._worker_extra_ns[worker] = extra_ns
+        self._limit_anew()
+
+    def set_uplink(self, name: str, *, rate_share: float, extra_ns: int) -> None:
+        """The same for both directions of an uplink."""
+        first = len(self._workers) * len(_Resource) + 2 * self._uplinks[name][0]
+        for resource in (first, first + 1):
+            self._capacities[resource] = self._whole[resource] * rate_share
+        self._uplink_extra_ns[name] = extra_ns
+        self._limit_anew()
+
+    def _limit_anew(self) -> None:
+        """Capacities or latencies have changed: what does a flow reach now?"""
+        for (source, target, kind), path in self._paths.items():
+            path.limit(self._operation_uses(source, target, kind), self._capacities)
+            for flow in path.flows.values():
+                flow.limit()
+            if path.flows:
+                self._share_later(path.meets)
+
+    def _share_later(self, resources: tuple[int, ...]) -> None:
         """Share once for all that happens at this instant: what starts or ends together costs one sharing."""
         if not self._touched:
             call_after(self._env, 0, self._share)
-        self._touched.extend(path.meets)
+        self._touched.extend(resources)
 
     def _share(self) -> None:
         """Give new rates to all flows that can feel what has started or ended at this instant.
 
         Flows of one path with equally large operations and the same limit are alike and treated as one bundle.
         """
-        alike: dict[tuple[_Path, float, float], list[_Flow]] = {}
+        alike: dict[tuple[Path, float, float], list[Flow]] = {}
         for path in self._busy_paths(self._touched):
             for flow in path.flows.values():
                 alike.setdefault((path, flow.bytes_per_operation, flow.bytes_per_s_max), []).append(flow)
@@ -202,11 +166,11 @@ class Network:
                 flow.set_rate(now_ns, bytes_per_s)
         self._plan()
 
-    def _busy_paths(self, resources: list[int]) -> list[_Path]:
+    def _busy_paths(self, resources: list[int]) -> list[Path]:
         """Paths with flows that meet at these resources, those that meet any of them elsewhere, and so on."""
         reached = dict.fromkeys(resources)
         unvisited = list(reached)
-        paths: dict[_Path, None] = {}
+        paths: dict[Path, None] = {}
         while unvisited:
             for path in self._paths_at[unvisited.pop()]:
                 if path.flows and path not in paths:
@@ -223,7 +187,7 @@ class Network:
         A SimPy timeout cannot be cancelled. An earlier one that is no longer needed is left to fire, finds nothing and
         plans again; a later one is outdated by its generation.
         """
-        next_at_ns = _NEVER_NS
+        next_at_ns = NEVER_NS
         for flow in self._flows.values():
             next_at_ns = min(next_at_ns, flow.ends_at_ns)
         if next_at_ns >= self._timer_at_ns:
@@ -236,48 +200,60 @@ class Network:
     def _on_timer(self, generation: int) -> None:
         if generation != self._timer_generation:
             return
-        self._timer_at_ns = _NEVER_NS
+        self._timer_at_ns = NEVER_NS
         now_ns = int(self._env.now)
         ended = [flow for flow in self._flows.values() if flow.ends_at_ns <= now_ns]
         for flow in ended:
-            del self._flows[flow.id], flow.path.flows[flow.id]
-            for resource in flow.path.meets:
-                self._flows_at[resource] -= 1
+            self._remove(flow)
         for flow in ended:
             if any(self._flows_at[resource] for resource in flow.path.meets):
-                self._share_later(flow.path)
+                self._share_later(flow.path.meets)
         if not self._touched:  # else sharing plans
             self._plan()
         for flow in ended:
             flow.finished()
 
-    def _path(self, source: int, target: int, kind: TransferKind) -> _Path:
-        """The one path of this kind between these workers, made when it is first used.
+    def _remove(self, flow: Flow) -> None:
+        del self._flows[flow.id], flow.path.flows[flow.id]
+        for resource in flow.path.meets:
+            self._flows_at[resource] -= 1
 
-        An operation counts as one, but as a READ it also keeps a place among those in flight for a round trip: x READs
-        per second keep x times the round trip in seconds (Little's law). The requests of READs are not charged to the
-        message rates: they travel against the data, where KV traffic leaves room.
-        """
+    def _path(self, source: int, target: int, kind: TransferKind) -> Path:
+        """The one path of this kind between these workers, made when it is first used."""
         path = self._paths.get((source, target, kind))
         if path is not None:
             return path
         assert source != target, f"a transfer from worker {source} to itself"
         uplinks = [resource for _, resource in self._uplinks_between(source, target)]
         byte_resources = (_index(source, _Resource.TRANSMIT), _index(target, _Resource.RECEIVE), *uplinks)
-        initiator = target if kind == "pull" else source
-        posting = _index(initiator, _Resource.POSTING)
-        once = (_index(source, _Resource.MESSAGES_OUT), _index(target, _Resource.MESSAGES_IN), posting)
-        operation_uses = tuple((resource, 1.0) for resource in once)
-        round_trip_ns = 2 * self.latency_ns(source, target)
-        if kind == "pull" and round_trip_ns > 0:
-            operation_uses += ((_index(initiator, _Resource.READS), round_trip_ns / _NANO),)
+        posting = _index(target if kind == "pull" else source, _Resource.POSTING)
         ends = (self._workers[source], self._workers[target])
         measured = tuple(dict.fromkeys(end for end in ends if end.nic.message_times is not None))
-        path = _Path(byte_resources, operation_uses, posting, self._capacities, measured)
+        operation_uses = self._operation_uses(source, target, kind)
+        path = Path(byte_resources, operation_uses, posting, self._capacities, measured)
         self._paths[source, target, kind] = path
         for resource in path.meets:
             self._paths_at[resource].append(path)
         return path
+
+    def _operation_uses(self, source: int, target: int, kind: TransferKind) -> tuple[tuple[int, float], ...]:
+        """What one operation takes of which resource.
+
+        An operation counts as one, but as a READ it also keeps a place among those in flight for a round trip: x READs
+        per second keep x times the round trip in seconds (Little's law). The requests of READs are not charged to the
+        message rates: they travel against the data, where KV traffic leaves room.
+        """
+        initiator = target if kind == "pull" else source
+        once = (
+            _index(source, _Resource.MESSAGES_OUT),
+            _index(target, _Resource.MESSAGES_IN),
+            _index(initiator, _Resource.POSTING),
+        )
+        uses = tuple((resource, 1.0) for resource in once)
+        round_trip_ns = 2 * self.latency_ns(source, target)
+        if kind == "pull" and round_trip_ns > 0:
+            uses += ((_index(initiator, _Resource.READS), round_trip_ns / _NANO),)
+        return uses
 
     def _uplinks_between(self, source: int, target: int) -> list[tuple[UplinkSpec, int]]:
         """Uplinks on the way, each with its resource: outward at the source, inward at the target."""

@@ -28,14 +28,15 @@ import simpy
 from kvsim.core.messages import StartTransfer, TransferId
 from kvsim.sim.device import SharedDevice
 from kvsim.sim.hardware import Hardware
-from kvsim.sim.network import Network
+from kvsim.sim.network import NO_FLOW, Network
 from kvsim.sim.timer import call_after
 
 
 class TransferEngine:
     """Carries out ``StartTransfer`` commands. Each calls ``done`` and ``released`` once, in the order of the table.
 
-    While bytes flow, the initiator keeps its one of ``devices`` busy if that one copies them.
+    While bytes flow, the initiator keeps its one of ``devices`` busy if that one copies them. Transfers can be aborted
+    only if they are ``abortable``: keeping track of their flows has its cost.
     """
 
     def __init__(
@@ -44,9 +45,14 @@ class TransferEngine:
         network: Network,
         hardware: Hardware,
         devices: Mapping[str, SharedDevice] | None = None,
+        *,
+        abortable: bool = False,
     ) -> None:
         self._env = env
         self._network = network
+        self._abortable = abortable
+        self._flows: dict[TransferId, tuple[int, SharedDevice | None]] = {}  # of abortable transfers
+        self._aborted: dict[TransferId, None] = {}
         self._workers = hardware.workers
         self._message = hardware.message
         self._copying = {device.name: (devices or {})[device.name] for device in hardware.devices if device.copies}
@@ -60,6 +66,15 @@ class TransferEngine:
             call_after(self._env, order_ns, lambda: self._begin(command, done, released))
         else:
             self._begin(command, done, released)
+
+    def abort(self, transfer: TransferId) -> None:
+        """Its bytes stop here. What had left already may still be reported: whoever aborts must not listen any more."""
+        assert self._abortable, f"transfer {transfer} cannot be aborted"
+        self._aborted[transfer] = None
+        flow, device = self._flows.pop(transfer, (NO_FLOW, None))
+        self._network.cancel(flow)
+        if device is not None:
+            device.vacate()
 
     def _begin(
         self, command: StartTransfer, done: Callable[[TransferId], None], released: Callable[[TransferId], None]
@@ -91,14 +106,14 @@ class TransferEngine:
     def _pull(
         self, command: StartTransfer, done: Callable[[TransferId], None], released: Callable[[TransferId], None]
     ) -> None:
-        request_ns = self._latency_ns(command)
+        request_ns = self.latency_ns(command)
         call_after(self._env, request_ns, lambda: self._flow(command, lambda: self._arrive(command, done, released)))
 
     def _message_exchange(
         self, command: StartTransfer, done: Callable[[TransferId], None], released: Callable[[TransferId], None]
     ) -> None:
         """Rendezvous, gather, send, scatter: one after the other, as a packed buffer forces it."""
-        latency_ns = self._latency_ns(command)
+        latency_ns = self.latency_ns(command)
         rendezvous_ns = self._message.handshakes * 2 * latency_ns + self._message.handshake_ns
         gather_ns = self.pack_ns(command.source, command.size_bytes)
         scatter_ns = self.pack_ns(command.target, command.size_bytes)
@@ -113,9 +128,14 @@ class TransferEngine:
         call_after(self._env, rendezvous_ns + gather_ns, lambda: self._flow(command, sent))
 
     def _flow(self, command: StartTransfer, finished: Callable[[], None]) -> None:
-        if self._copying:
-            finished = self._copied(command, finished)
-        self._network.start(
+        if command.transfer in self._aborted:
+            return
+        device = self._copying_device(command) if self._copying else None
+        if device is not None:
+            device.occupy()
+        if device is not None or self._abortable:
+            finished = self._ending(command.transfer, device, finished)
+        flow = self._network.start(
             command.source,
             command.target,
             size_bytes=command.size_bytes,
@@ -123,31 +143,37 @@ class TransferEngine:
             kind=command.kind,
             finished=finished,
         )
+        if self._abortable:
+            self._flows[command.transfer] = flow, device
 
     def _arrive(
         self, command: StartTransfer, done: Callable[[TransferId], None], released: Callable[[TransferId], None]
     ) -> None:
         """One-sided kinds, when the last byte has left: it travels to the target, and word of it travels back."""
-        latency_ns = self._latency_ns(command)
+        latency_ns = self.latency_ns(command)
         done_ns = latency_ns + self._workers[command.target].report_ns
         released_ns = 2 * latency_ns + self._workers[command.source].report_ns
         call_after(self._env, done_ns, lambda: done(command.transfer))
         call_after(self._env, released_ns, lambda: released(command.transfer))
 
-    def _copied(self, command: StartTransfer, finished: Callable[[], None]) -> Callable[[], None]:
-        """Keep the initiator's device busy until the flow has finished."""
+    def _copying_device(self, command: StartTransfer) -> SharedDevice | None:
+        """What the bytes of this transfer keep busy: the initiator's device, if that one copies them."""
         initiator = command.target if command.kind == "pull" else command.source
-        device = self._copying.get(self._workers[initiator].device or "")
-        if device is None:
-            return finished
-        busy = device
-        busy.occupy()
+        return self._copying.get(self._workers[initiator].device or "")
 
-        def vacate() -> None:
-            busy.vacate()
+    def _ending(
+        self, transfer: TransferId, device: SharedDevice | None, finished: Callable[[], None]
+    ) -> Callable[[], None]:
+        """What the end of the flow also ends."""
+
+        def end() -> None:
+            if self._abortable and self._flows.pop(transfer, None) is None:
+                return  # one without bytes, aborted at the instant at which it began
+            if device is not None:
+                device.vacate()
             finished()
 
-        return vacate
+        return end
 
     def _order_ns(self, command: StartTransfer) -> int:
         source_ns, target_ns = self._workers[command.source].order_ns, self._workers[command.target].order_ns
@@ -155,5 +181,6 @@ class TransferEngine:
             return max(source_ns, target_ns)
         return target_ns if command.kind == "pull" else source_ns
 
-    def _latency_ns(self, command: StartTransfer) -> int:
+    def latency_ns(self, command: StartTransfer) -> int:
+        """From one end to the other, at this instant."""
         return self._network.latency_ns(command.source, command.target)

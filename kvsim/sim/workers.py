@@ -3,7 +3,7 @@
 It must not know what the scheduler decides.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -11,7 +11,7 @@ from typing import Protocol
 import simpy
 
 from kvsim.core.cluster import ClusterSpec, WorkerSpec
-from kvsim.core.messages import Event, RequestId, RunDecode, RunPrefill
+from kvsim.core.messages import Event, RequestId, RunDecode, RunPrefill, WorkerId
 from kvsim.sim.compute import StepModel
 from kvsim.sim.device import SharedDevice
 from kvsim.sim.device_worker import SharingWorker
@@ -41,6 +41,18 @@ class Worker(Protocol):
 
     def release(self, request: RequestId) -> None:
         """The request has lost its blocks here."""
+
+    def expect_stop(self, at_ns: int) -> None:
+        """The worker will be paused or lost at this instant, unless it is lost before."""
+
+    def pause(self) -> None:
+        """Its host stands still until ``resume``."""
+
+    def resume(self) -> None:
+        """Its host goes on."""
+
+    def change_pace(self) -> None:
+        """How long steps take has changed at this instant."""
 
     def lose(self) -> None:
         """The worker is gone at this instant. It may be used again: as a new one, without requests."""
@@ -74,13 +86,16 @@ def simulated_workers(
     truth: Truth,
     report: Report,
     devices: Mapping[str, SharedDevice],
+    paced: Callable[[WorkerId, StepTimes], StepTimes] | None = None,
 ) -> Workers:
-    """The workers of a cluster, all idle. ``report`` is called from the event loop with each fact."""
+    """The workers of a cluster, all idle. ``report`` is called from the event loop with each fact. ``paced`` may put
+    something between a worker and its step times, which tells others than those at times."""
     workers: list[Worker] = []
     measured: list[tuple[str, Worker, MeasuredSteps]] = []
     for spec, facts in zip(cluster.workers, hardware.workers, strict=True):
         steps = step_times(hardware.model, facts)
-        worker = _worker(env, spec, facts, steps, cluster.kv.layers, truth, report, devices)
+        asked = steps if paced is None else paced(spec.id, steps)
+        worker = _worker(env, spec, facts, asked, cluster.kv.layers, truth, report, devices)
         workers.append(worker)
         if isinstance(steps, MeasuredSteps):
             measured.append((spec.name, worker, steps))
@@ -152,6 +167,22 @@ class DistantWorker:
     def release(self, request: RequestId) -> None:
         """At once."""
         self._worker.release(request)
+
+    def expect_stop(self, at_ns: int) -> None:
+        """As of the worker."""
+        self._worker.expect_stop(at_ns)
+
+    def pause(self) -> None:
+        """At once."""
+        self._worker.pause()
+
+    def resume(self) -> None:
+        """At once."""
+        self._worker.resume()
+
+    def change_pace(self) -> None:
+        """At once."""
+        self._worker.change_pace()
 
     def lose(self) -> None:
         """At once; orders that are on their way reach nobody."""
