@@ -15,7 +15,7 @@ from setuptools import Extension, setup
 MYPY_OPTIONS = ("--follow-imports=silent", "--ignore-missing-imports", "--no-warn-unused-ignores")
 """What the compiled modules import is not checked here: the stubs of its libraries are no part of a build."""
 
-INTERPRETED = ("__init__", "message_base", "messages", "worker_messages", "cluster")
+INTERPRETED = ("__init__", "message_base", "messages", "mode_messages", "worker_messages", "cluster")
 """Their msgspec structs are compiled code already."""
 
 HOT_MODULES = (

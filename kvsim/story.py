@@ -10,6 +10,7 @@ from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import (
     AssignBlocks,
     BlockRuns,
+    ChooseMode,
     Command,
     CutDecode,
     DecodeAdvanced,
@@ -98,6 +99,8 @@ class _Storyteller:
                 return f"-> run {run} on {self._names[worker]} is to end at its next step"
             case StartTransfer() if command.request == self._request:
                 return self._transfer(command)
+            case ChooseMode() if command.request == self._request:
+                return f"-> mode {command.mode}: {_reason(command)}"
             case StopTransfer(transfer) if transfer in self._transfers:
                 return f"-> transfer {transfer} is to stop"
             case FinishRequest(request, why) if request == self._request:
@@ -142,3 +145,22 @@ def _blocks(blocks: BlockRuns) -> str:
     shown = ", ".join(f"{first}..{first + length - 1}" if length > 1 else str(first) for first, length in blocks[:4])
     more = ", ..." if len(blocks) > 4 else ""
     return f"{count} blocks ({shown}{more})"
+
+
+def _reason(choice: ChooseMode) -> str:
+    """Why a mode was chosen, with the figures that decided it."""
+    queue, prefill = format_duration_ns(choice.queue_ns), format_duration_ns(choice.prefill_ns)
+    transfer, memory = format_duration_ns(choice.transfer_ns), f"{choice.memory_share / 10_000:.0f} %"
+    match choice.why:
+        case "local_sooner":
+            return f"sooner there than after a queue of {queue}, a prefill of {prefill} and a transfer of {transfer}"
+        case "no_prefill_worker":
+            return "there is no prefill worker"
+        case "memory_free":
+            return f"only {memory} of the decode worker's memory is spoken for"
+        case "just_in_time":
+            return (
+                f"{memory} of the decode memory is spoken for; {queue} of prefill left just hide {transfer} of transfer"
+            )
+        case "memory_scarce":
+            return f"{memory} of the decode worker's memory is spoken for"

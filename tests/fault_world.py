@@ -6,6 +6,7 @@ its KV are in them, and who may still read or write them. A token computed from 
 once, and so does an order to a worker that is gone.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 
@@ -15,6 +16,7 @@ from kvsim.core.cluster import ClusterSpec, ControllerRoles, PolicySpec, RoleSpe
 from kvsim.core.messages import (
     AssignBlocks,
     BlockRuns,
+    ChooseMode,
     Command,
     CutDecode,
     DeadlineReached,
@@ -93,6 +95,8 @@ class FaultWorld:
         self.scheduler = Scheduler(spec)
         self.records: list[Record] = []
         self.ends: dict[RequestId, str] = {}
+        self.choices: Counter[str] = Counter()
+        self._modes: dict[RequestId, str] = {}
         self.tokens = [0] * len(wants)
         self._wants = wants
         self._random = random
@@ -344,7 +348,7 @@ class FaultWorld:
                 del self._held[worker][request]
             case RunPrefill(worker, run) | RunDecode(worker, run):
                 self._assert_serves(worker)
-                assert self._roles[worker] != ("decode" if isinstance(command, RunPrefill) else "prefill")
+                self._assert_role(command)
                 assert all(other.command.worker != worker for other in self._runs.values()), "two runs on a worker"
                 self._runs[run] = Run(command)
             case CutDecode(_, run):
@@ -363,6 +367,10 @@ class FaultWorld:
                 self._stop_switch(worker)
             case DrainWorker() | KeepRole() | SwitchRole():
                 self._change_role(command)
+            case ChooseMode(request):
+                assert request not in self.ends, "a choice for a request that is over"
+                self.choices[command.mode] += 1
+                self._modes[request] = command.mode
             case FinishRequest(request, why):
                 self._end(request, why)
 
@@ -403,6 +411,14 @@ class FaultWorld:
     def _assert_serves(self, worker: WorkerId) -> None:
         self._assert_there(worker)
         assert worker not in self._switching, f"an order to worker {worker}, which changes its role"
+
+    def _assert_role(self, command: RunPrefill | RunDecode) -> None:
+        """Of prompts a decode worker computes those only of which that was said."""
+        role = self._roles[command.worker]
+        if isinstance(command, RunDecode):
+            assert role != "prefill"
+        elif role == "decode":
+            assert all(self._modes.get(chunk.request) == "local" for chunk in command.chunks)
 
     def _assert_there(self, worker: WorkerId) -> None:
         assert self._present[worker], f"an order to worker {worker}, which is gone"
@@ -474,6 +490,7 @@ def random_world(
         policy=policy,
         batch_requests_max=random.choice((2, 8)),
         batch_tokens_max=random.choice((8, 32)),
+        link_bytes_per_s=random.choice((0, 10**12, 10**13)) if mode == "adaptive" else 0,  # beside ns of prefill
     )
     wants = [(random.randint(1, 16), random.randint(1, 12), random.choice((3, 8, 100))) for _ in range(requests)]
     return FaultWorld(spec, wants, random, faults)

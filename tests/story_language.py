@@ -11,6 +11,7 @@ from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, RoleSpec, 
 from kvsim.core.messages import (
     AssignBlocks,
     BlockRuns,
+    ChooseMode,
     Command,
     CutDecode,
     DeadlineReached,
@@ -134,6 +135,7 @@ def worker(number: int, name: str, role: str, blocks: int, values: dict[str, str
         batch_tokens_max=int(values.get("tokens_max", 64)),
         watermark_blocks=int(values.get("watermark", 0)),
         paths=int(values.get("paths", 1)),
+        link_bytes_per_s=int(values.get("rate", 0)),
     )
 
 
@@ -213,14 +215,6 @@ def show(command: Command, names: list[str]) -> str:
             return f"{names[worker]} decodes {each(batch)} up to {steps_max} steps, run{run}{promised}"
         case CutDecode(worker, run):
             return f"{names[worker]} cuts run{run}"
-        case DismissWorker(worker):
-            return f"{names[worker]} may go"
-        case DrainWorker(worker, role, reason):
-            return f"{names[worker]} drains for {role}: {reason}"
-        case KeepRole(worker, reason):
-            return f"{names[worker]} keeps its role: {reason}"
-        case SwitchRole(worker, switch, role):
-            return f"{names[worker]} switches to {role}, switch{switch}"
         case StartTransfer():
             layers = f"layers {command.first_layer}..{command.first_layer + command.layers - 1}"
             source = f"{names[command.source]} {runs(command.source_blocks)}"
@@ -232,8 +226,26 @@ def show(command: Command, names: list[str]) -> str:
             return f"{command.kind} t{command.transfer} of r{command.request}: {ends}"
         case StopTransfer(transfer):
             return f"stop t{transfer}"
+        case ChooseMode(request, mode, why):
+            times = f"queue {command.queue_ns}, prefill {command.prefill_ns}, transfer {command.transfer_ns}"
+            return f"r{request} goes {mode}: {why} ({times}, memory {command.memory_share // 10_000} %)"
         case FinishRequest(request, why):
             return f"r{request} ends: {why}"
+        case _:
+            return show_worker(command, names)
+
+
+def show_worker(command: DismissWorker | DrainWorker | KeepRole | SwitchRole, names: list[str]) -> str:
+    """One line for a command about a worker as a whole."""
+    match command:
+        case DismissWorker(worker):
+            return f"{names[worker]} may go"
+        case DrainWorker(worker, role, reason):
+            return f"{names[worker]} drains for {role}: {reason}"
+        case KeepRole(worker, reason):
+            return f"{names[worker]} keeps its role: {reason}"
+        case SwitchRole(worker, switch, role):
+            return f"{names[worker]} switches to {role}, switch{switch}"
 
 
 def prefill_words(command: RunPrefill, names: list[str]) -> Iterator[str]:

@@ -4,13 +4,13 @@ import pytest
 from fault_world import random_world
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import DISAGGREGATED, MODES
+from worlds import ALL_MODES, DISAGGREGATED
 
 from kvsim.core.cluster import TransferMode
 from kvsim.core.scheduler import Scheduler
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ALL_MODES)
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_no_request_is_lost_whatever_happens(mode: TransferMode, seed: int) -> None:
@@ -19,7 +19,7 @@ def test_no_request_is_lost_whatever_happens(mode: TransferMode, seed: int) -> N
     assert len(played.ends) == 20
 
 
-@pytest.mark.parametrize("mode", DISAGGREGATED)
+@pytest.mark.parametrize("mode", [*DISAGGREGATED, "adaptive"])
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_no_request_is_lost_while_workers_change_their_roles(mode: TransferMode, seed: int) -> None:
@@ -37,7 +37,7 @@ def test_random_worlds_do_change_roles(mode: TransferMode) -> None:
     assert sum(played.switched for played in worlds) > 8
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ALL_MODES)
 def test_the_record_of_a_run_with_faults_replays_identically(mode: TransferMode) -> None:
     played = random_world(mode, 1, requests=60)
     played.play()

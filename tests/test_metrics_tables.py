@@ -34,6 +34,7 @@ def test_the_requests_table_has_one_row_a_request_and_variant(variants: dict[str
         "variant",
         "request",
         "outcome",
+        "mode",
         "prompt_tokens",
         "output_tokens",
         "prefill_worker",
@@ -53,7 +54,8 @@ def test_the_requests_table_has_one_row_a_request_and_variant(variants: dict[str
     ]
     assert table["variant"].tolist() == ["pull", "colocated", "colocated"]
     first = table.iloc[0]
-    assert (first["outcome"], first["prefill_worker"], first["decode_worker"]) == ("stop", "prefill-0", "decode-1")
+    assert (first["outcome"], first["mode"]) == ("stop", "pull")
+    assert (first["prefill_worker"], first["decode_worker"]) == ("prefill-0", "decode-1")
     assert (first["first_token_ns"], first["finished_ns"], first["transfer_bytes"]) == (350, 560, 920)
 
 

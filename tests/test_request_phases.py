@@ -2,7 +2,7 @@
 
 import pytest
 from fault_world import random_world
-from worlds import DISAGGREGATED, MODES, cluster, run, workload
+from worlds import ALL_MODES, DISAGGREGATED, MODES, cluster, run, workload
 
 import kvsim.core.request
 from kvsim.core.cluster import PolicySpec, TransferMode
@@ -151,7 +151,7 @@ def test_a_request_that_gives_up_waiting_is_finished(mode: TransferMode, watch: 
 def test_every_change_of_the_table_happens_in_some_run(watch: Watch) -> None:
     """So that the diagram drawn from the table shows nothing that cannot be."""
     crowd = [(index * 100_000, 20 + 7 * index % 70, 1 + 11 * index % 60) for index in range(30)]
-    for mode in MODES:
+    for mode in ALL_MODES:
         for prefill_wait_max_ns in (None, 2_000_000):
             policy = PolicySpec(mode, layers_per_group=1, prefill_wait_max_ns=prefill_wait_max_ns)
             tight = cluster(mode, prefill=0 if mode == "colocated" else 1, kv_blocks=12, policy=policy)

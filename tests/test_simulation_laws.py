@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import MODES, NIC, cluster, hardware, run, slower, with_steps_max, workload
+from worlds import ALL_MODES, NIC, cluster, hardware, run, slower, with_steps_max, workload
 
 from kvsim.core.cluster import ClusterSpec, PolicySpec, TransferMode
 from kvsim.core.messages import (
@@ -42,16 +42,17 @@ class Example:
 
 
 @st.composite
-def examples(draw: st.DrawFn, modes: Iterable[TransferMode] = MODES) -> Example:
+def examples(draw: st.DrawFn, modes: Iterable[TransferMode] = ALL_MODES) -> Example:
     mode = draw(st.sampled_from(list(modes)))
     block_tokens = draw(st.sampled_from([1, 4, 16]))
     tokens_per_pool = draw(st.integers(60, 400))
+    link_bytes_per_s = draw(st.sampled_from([10**7, 10**9]))
     policy = PolicySpec(
         mode,
         layers_per_group=draw(st.integers(1, 5)),
         allocation=draw(st.sampled_from(["first_fit", "scattered"])),
         prefill_placement=draw(st.sampled_from(["least_loaded", "round_robin"])),
-        decode_placement=draw(st.sampled_from(["least_loaded", "round_robin"])),
+        decode_placement=draw(st.sampled_from(["least_loaded", "round_robin", "link_aware"])),
         prefill_wait_max_ns=draw(st.sampled_from([None, None, 3_000_000])),
     )
     spec = cluster(
@@ -64,11 +65,12 @@ def examples(draw: st.DrawFn, modes: Iterable[TransferMode] = MODES) -> Example:
         batch_requests_max=draw(st.integers(1, 6)),
         batch_tokens_max=draw(st.integers(8, 120)),
         watermark_blocks=draw(st.integers(0, 3)),
+        link_bytes_per_s=link_bytes_per_s,
     )
     request = st.tuples(st.integers(0, 6_000_000), st.integers(1, 90), st.integers(1, 60))
     requests = sorted(draw(st.lists(request, min_size=1, max_size=14)))
     limit = draw(st.sampled_from([None, None, 25]))
-    return Example(spec, workload(requests, limit), draw(st.sampled_from([1e7, 1e9])))
+    return Example(spec, workload(requests, limit), link_bytes_per_s)
 
 
 def commands_of(records: list[Record]) -> list[Command]:

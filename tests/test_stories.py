@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from story_language import tell_story
+from worlds import ALL_MODES
 
 STORIES = sorted((Path(__file__).parent / "stories").glob("*.txt"))
 
@@ -24,4 +25,4 @@ def test_there_are_stories_of_every_transfer_mode() -> None:
     modes = {
         line.split()[1] for path in STORIES for line in path.read_text().splitlines() if line.startswith("cluster")
     }
-    assert modes == {"push", "pull", "streamed", "message", "colocated"}
+    assert modes == set(ALL_MODES)

@@ -15,6 +15,7 @@ from kvsim.sim.hardware import GpuSpec, Hardware, MessageSpec, ModelShape, NicSp
 from kvsim.workload import Workload
 
 MODES: tuple[TransferMode, ...] = ("push", "pull", "streamed", "message", "colocated")
+ALL_MODES: tuple[TransferMode, ...] = (*MODES, "adaptive")
 DISAGGREGATED: tuple[TransferMode, ...] = ("push", "pull", "streamed", "message")
 
 MODEL = ModelShape(
@@ -81,6 +82,7 @@ def cluster(
             batch_requests_max=worker.get("batch_requests_max", 16),
             batch_tokens_max=worker.get("batch_tokens_max", 512),
             watermark_blocks=worker.get("watermark_blocks", 0),
+            link_bytes_per_s=worker.get("link_bytes_per_s", 0),
         )
         for index, role in enumerate(roles)
     )

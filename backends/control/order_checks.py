@@ -7,6 +7,7 @@ from backends.control.messages import ConnectPeer, DisconnectPeer, DriverMessage
 from backends.control.ranges import PeerLimits, check_blocks, check_ids, check_tokens, require
 from kvsim.core.messages import (
     AssignBlocks,
+    ChooseMode,
     Command,
     CutDecode,
     FinishRequest,
@@ -64,9 +65,9 @@ def _check_command(command: Command, worker: WorkerId, limits: PeerLimits) -> No
             check_ids("run", [run])
         case StartTransfer():
             _check_transfer(command, worker, limits)
-        case FinishRequest() | StopTransfer():
+        case FinishRequest() | StopTransfer() | ChooseMode():
             require(False, f"{type(command).__name__} is not for workers")
-    if not isinstance(command, StartTransfer | StopTransfer | FinishRequest):
+    if not isinstance(command, StartTransfer | StopTransfer | FinishRequest | ChooseMode):
         require(command.worker == worker, f"an order for worker {command.worker} at worker {worker}")
 
 

@@ -18,6 +18,7 @@ from backends.driver.requests import RequestBook, Submission
 from backends.driver.transfers import Settled, TransferLedger
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import (
+    ChooseMode,
     Command,
     DeadlineReached,
     DismissWorker,
@@ -218,6 +219,8 @@ class Driver:
             self.book.close(command.request)
             self._client.on_finish(command.request, command.why)
             return
+        if isinstance(command, ChooseMode):
+            return  # it says how the scheduler goes on
         if isinstance(command, StopTransfer):
             self._settle(self.transfers.stop(command.transfer))
             return

@@ -12,6 +12,7 @@ from backends.control.messages import DecodeStart, Order, RequestTerms
 from backends.driver.requests import RequestBook
 from kvsim.core.messages import (
     AssignBlocks,
+    ChooseMode,
     Command,
     CutDecode,
     DismissWorker,
@@ -56,6 +57,8 @@ class OrderDesk:
             case StartTransfer():
                 return tuple([(worker, Order(command)) for worker in movers(command)])
             case FinishRequest() | DismissWorker() | StopTransfer() | DrainWorker() | KeepRole() | SwitchRole():
+                return ()
+            case ChooseMode():  # it says how the scheduler goes on
                 return ()
 
     def forget(self, worker: WorkerId) -> None:

@@ -11,10 +11,11 @@ import msgspec
 from kvsim.core.messages import WorkerId
 
 Role: TypeAlias = Literal["prefill", "decode", "colocated"]
-TransferMode: TypeAlias = Literal["push", "pull", "streamed", "message", "colocated"]
+TransferMode: TypeAlias = Literal["push", "pull", "streamed", "message", "adaptive", "colocated"]
 Allocation: TypeAlias = Literal["first_fit", "scattered", "oldest_first"]
 Admission: TypeAlias = Literal["chunk", "prompt"]
 Placement: TypeAlias = Literal["least_loaded", "round_robin"]
+DecodePlacement: TypeAlias = Literal["least_loaded", "round_robin", "link_aware"]
 Dimension: TypeAlias = Literal["layer", "kv", "block", "token", "head", "dim"]
 
 LAYER_MAJOR: tuple[Dimension, ...] = ("layer", "kv", "block", "token", "head", "dim")
@@ -42,7 +43,8 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     ``batch_requests_max`` bounds the requests of one step, ``batch_tokens_max`` the tokens of a step with prompts in
     it. ``watermark_blocks`` stay free when a new request is admitted, so that running ones can grow. A worker that is
     not ``present`` from the start comes with ``WorkerJoined``. ``paths`` are the ways (NICs, transports) of which its
-    driver can use one instead of another.
+    driver can use one instead of another. ``link_bytes_per_s`` is the rated speed of its NICs together, each way, and
+    ``uplink`` the one of the cluster's that joins it to the others; 0 and None where unknown.
     """
 
     id: WorkerId
@@ -55,6 +57,15 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     watermark_blocks: int = 0
     present: bool = True
     paths: int = 1
+    link_bytes_per_s: int = 0
+    uplink: str | None = None
+
+
+class SharedLink(msgspec.Struct, frozen=True):
+    """A link that all traffic of the workers that name it shares, to and from the others: its rated speed each way."""
+
+    name: str
+    bytes_per_s: int
 
 
 class ThresholdRoles(msgspec.Struct, frozen=True, tag="threshold"):
@@ -120,7 +131,7 @@ class PolicySpec(msgspec.Struct, frozen=True):
     layers_per_group: int = 8
     allocation: Allocation = "first_fit"
     prefill_placement: Placement = "least_loaded"
-    decode_placement: Placement = "least_loaded"
+    decode_placement: DecodePlacement = "least_loaded"
     steps_max: int = 1024
     prefill_wait_max_ns: int | None = None
     transfer_retries_max: int = 2
@@ -145,3 +156,4 @@ class ClusterSpec(msgspec.Struct, frozen=True):
     kv: KvSpec
     workers: tuple[WorkerSpec, ...]
     policy: PolicySpec
+    uplinks: tuple[SharedLink, ...] = ()

@@ -4,7 +4,7 @@ Everything that changes its pool happens at a step boundary: during a run the sc
 got, and a real engine admits between two steps as well. When something waits that the next boundary could serve, the
 run is cut there. This makes a run of k steps and k runs of one step indistinguishable.
 
-It must not know how KV gets here.
+It must not know how KV gets here, except for that of prompts that are computed here (``local``).
 """
 
 from collections import deque
@@ -13,7 +13,8 @@ from kvsim.core.batching import admits, blocks_for
 from kvsim.core.blocks import BlockPool
 from kvsim.core.cluster import PolicySpec, WorkerSpec
 from kvsim.core.decode_runs import DecodeRuns
-from kvsim.core.messages import AssignBlocks, DecodeAdvanced, ReleaseBlocks, RequestId
+from kvsim.core.local_prefill import LocalPrefill
+from kvsim.core.messages import AssignBlocks, DecodeAdvanced, PrefillDone, ReleaseBlocks, RequestId
 from kvsim.core.outbox import Outbox
 from kvsim.core.request import Phase, RequestState
 
@@ -28,6 +29,7 @@ class DecodeEngine:
         self.pool = BlockPool(spec.kv_blocks, policy.allocation)
         self._runs = DecodeRuns(spec.id, self.pool, block_tokens, policy.steps_max)
         self.batch = self._runs.batch
+        self.local = LocalPrefill(spec)
         self.tokens_outstanding = 0
         self.evicts = False
         self._block_tokens = block_tokens
@@ -87,11 +89,37 @@ class DecodeEngine:
         over."""
         return self._runs.advance(event)
 
+    def finish_step(self, event: PrefillDone) -> tuple[list[RequestState], list[RequestState]] | None:
+        """Book a step with chunks of prompts in it. Returns who stopped and who reached its limit; None for a step that
+        is long over."""
+        completed = self.local.finish_step(event)
+        if completed is None:
+            return None
+        self.batch.advance(1)
+        stopped = [self.batch.leave(request) for request in event.finished if request in self.batch]
+        limited = self._runs.leave_at_limit()
+        for state in completed:
+            if state.request.id in event.finished:
+                stopped.append(state)
+            elif state.generated == state.generated_max:
+                limited.append(state)
+            else:
+                state.enter(Phase.WAITING_DECODE)
+                self._ready.append(state)
+        return stopped, limited
+
+    @property
+    def waits_for_memory(self) -> bool:
+        """Whether somebody waits for its blocks."""
+        return self._head() is not None
+
     def plan(self, out: Outbox) -> tuple[list[RequestState], list[RequestState], list[RequestState]]:
         """At a boundary: free, join, make room, admit, run. During a run: cut it if that would serve somebody.
 
         Returns the requests that were given their memory, those that were preempted and those that were cancelled.
         """
+        if self.local.run is not None:
+            return [], [], []
         if self._runs.in_progress:
             if self._cut_would_serve():
                 self._runs.cut(out)
@@ -103,6 +131,8 @@ class DecodeEngine:
         self._to_release.clear()
         preempted = self._form_batch(out)
         admitted = self._admit(out)
+        if self.local.tokens_left and self._start_mixed_step(out):
+            return admitted, preempted, cancelled
         if self.batch:
             self._runs.start(out, single_step=bool(preempted and self._wants_memory))
         return admitted, preempted, cancelled
@@ -117,6 +147,7 @@ class DecodeEngine:
     def check(self) -> None:
         """Assert the conservation laws."""
         self.pool.check()
+        self.local.check()
         assert self.tokens_outstanding == sum(self._placed.values()), f"{self.tokens_outstanding} tokens counted"
         for state in (*self.batch, *self._ready):
             assert self.pool.holds(state.request.id), f"request {state.request.id} decodes without blocks"
@@ -139,12 +170,26 @@ class DecodeEngine:
 
     def _end_cancelled(self, out: Outbox) -> list[RequestState]:
         """Let those leave that still decode: the run may have ended some of them, or a preemption set them back."""
-        cancelled = [state for state in self._to_end if state.request.id in self.batch]
+        cancelled = [state for state in self._to_end if self._leaves(state)]
         self._to_end.clear()
         for state in cancelled:
-            self.batch.leave(state.request.id)
             self.release(state, out)
         return cancelled
+
+    def _leaves(self, state: RequestState) -> bool:
+        """Take a request out of the batch, or of the prompts that are computed here. False if it is in neither."""
+        if state.request.id in self.batch:
+            self.batch.leave(state.request.id)
+        elif state in self.local:
+            self.local.withdraw(state)
+        elif state in self._ready:
+            self._ready.remove(state)
+        else:
+            return False
+        return True
+
+    def _start_mixed_step(self, out: Outbox) -> bool:
+        return self.local.start(self.batch.ids(), self.pool.peek(self.batch.growth_next()), out)
 
     def _head(self) -> RequestState | None:
         while self._wants_memory and self._wants_memory[0].phase is Phase.FINISHED:
@@ -185,5 +230,9 @@ class DecodeEngine:
             blocks = self.pool.assign(head.request.id, needed, generation)
             head.reserved = True
             out.put(AssignBlocks(self.spec.id, head.request.id, blocks, generation))
-            admitted.append(head)
+            if head.mode == "local":
+                head.enter(Phase.WAITING_PREFILL)
+                self.local.enqueue(head)
+            else:
+                admitted.append(head)
         return admitted

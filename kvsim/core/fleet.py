@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from kvsim.core.cluster import ClusterSpec, Role
 from kvsim.core.colocated_engine import ColocatedEngine
 from kvsim.core.decode_engine import DecodeEngine
+from kvsim.core.links import LinkLoads
 from kvsim.core.messages import DedicatedRole, SwitchId, WorkerId
-from kvsim.core.placement import choose_worker, relative_load
+from kvsim.core.placement import choose_near, choose_worker, relative_load
 from kvsim.core.prefill_engine import PrefillEngine
 
 Engine = PrefillEngine | DecodeEngine | ColocatedEngine
@@ -19,8 +20,9 @@ class Fleet:
     """Engines by worker id. A *touched* worker may have something to plan; ``next_touched`` gives them in a fixed
     order: decode workers first, since what they admit may queue for prefill at the same instant."""
 
-    def __init__(self, cluster: ClusterSpec) -> None:
+    def __init__(self, cluster: ClusterSpec, links: LinkLoads | None = None) -> None:
         kv, policy = cluster.kv, cluster.policy
+        self._links = links
         self._policy = policy
         self.prefill: dict[WorkerId, PrefillEngine] = {}
         self.decode: dict[WorkerId, DecodeEngine] = {}
@@ -205,32 +207,53 @@ class Fleet:
     def place_prefill(self, context_tokens: int, avoid: WorkerId | None = None) -> WorkerId | None:
         """A worker to compute the prompt: by outstanding prompt tokens, or in turn; ``avoid`` only if there is no
         other. None if there is none at all."""
+        worker = self.find_prefill(context_tokens, avoid)
+        self._prefill_turn += worker is not None
+        return worker
+
+    def find_prefill(self, context_tokens: int, avoid: WorkerId | None = None) -> WorkerId | None:
+        """Whom ``place_prefill`` would choose now."""
         candidates = [
             (engine.tokens_outstanding, worker)
             for worker, engine in (self.colocated or self.prefill).items()
             if self._placeable[worker] and context_tokens < self._capacity_tokens[worker]
         ]
-        if not candidates:
-            return None
         if avoid is not None and len(candidates) > 1:
             candidates = [candidate for candidate in candidates if candidate[1] != avoid]
-        self._prefill_turn += 1
-        return choose_worker(self._policy.prefill_placement, candidates, self._prefill_turn - 1)
+        return choose_worker(self._policy.prefill_placement, candidates, self._prefill_turn) if candidates else None
 
-    def place_decode(self, context_tokens: int, avoid: WorkerId | None = None) -> WorkerId | None:
-        """A worker to decode: by the share of its pool that is spoken for, or in turn; ``avoid`` only if there is no
-        other. None if there is none at all."""
-        candidates = [
+    def place_decode(
+        self, context_tokens: int, source: WorkerId | None = None, avoid: WorkerId | None = None
+    ) -> WorkerId | None:
+        """A worker to decode: by the share of its pool that is spoken for, by that and the links from ``source``, or in
+        turn; ``avoid`` only if there is no other. None if there is none at all."""
+        worker = self.find_decode(context_tokens, source, avoid)
+        self._decode_turn += worker is not None
+        return worker
+
+    def find_decode(
+        self, context_tokens: int, source: WorkerId | None = None, avoid: WorkerId | None = None
+    ) -> WorkerId | None:
+        """Whom ``place_decode`` would choose now."""
+        candidates = self.decode_candidates(context_tokens)
+        if avoid is not None and len(candidates) > 1:
+            candidates = [candidate for candidate in candidates if candidate[1] != avoid]
+        if not candidates:
+            return None
+        if self._links is None or source is None or self._policy.decode_placement != "link_aware":
+            return choose_worker(self._policy.decode_placement, candidates, self._decode_turn)
+        size_bytes = context_tokens * self._cluster.kv.bytes_per_token
+        hand_overs_ns = [self._links.transfer_ns(source, worker, size_bytes) for _, worker in candidates]
+        own_loads = [relative_load(context_tokens, self._capacity_tokens[worker]) for _, worker in candidates]
+        return choose_near(candidates, hand_overs_ns, own_loads)
+
+    def decode_candidates(self, context_tokens: int) -> list[tuple[int, WorkerId]]:
+        """Workers that could decode such a request, each behind its load, in order of id."""
+        return [
             (relative_load(engine.tokens_outstanding, self._capacity_tokens[worker]), worker)
             for worker, engine in self.decode.items()
             if self._placeable[worker] and context_tokens < self._capacity_tokens[worker]
         ]
-        if not candidates:
-            return None
-        if avoid is not None and len(candidates) > 1:
-            candidates = [candidate for candidate in candidates if candidate[1] != avoid]
-        self._decode_turn += 1
-        return choose_worker(self._policy.decode_placement, candidates, self._decode_turn - 1)
 
     def _largest(self, workers: Iterable[WorkerId]) -> int:
         return max(self._capacity_tokens[worker] for worker in workers)

@@ -9,13 +9,14 @@ Ownership of a request's blocks on the prefill side::
 It must not know why a transfer starts; ``batching.layers_to_start`` and the scheduler decide that.
 """
 
-from kvsim.core.cluster import ClusterSpec, TransferMode
+from kvsim.core.cluster import ClusterSpec
 from kvsim.core.descriptors import TransferPlan, TransferPlanner
-from kvsim.core.messages import BlockRuns, RequestId, StartTransfer, TransferId, TransferKind, WorkerId
+from kvsim.core.links import LinkLoads
+from kvsim.core.messages import BlockRuns, RequestId, ServingMode, StartTransfer, TransferId, TransferKind, WorkerId
 from kvsim.core.outbox import Outbox
 from kvsim.core.request import RequestState
 
-KIND_OF_MODE: dict[TransferMode, TransferKind] = {
+KIND_OF_MODE: dict[ServingMode, TransferKind] = {
     "push": "push",
     "pull": "pull",
     "streamed": "pull",
@@ -26,9 +27,10 @@ KIND_OF_MODE: dict[TransferMode, TransferKind] = {
 class HandOver:
     """Starts transfers and books their reports. A report for a transfer that is not in flight is ignored by its id."""
 
-    def __init__(self, cluster: ClusterSpec) -> None:
+    def __init__(self, cluster: ClusterSpec, links: LinkLoads | None = None) -> None:
         self._kv = cluster.kv
-        self._mode = cluster.policy.transfer_mode
+        self._links = links
+        self._sizes_bytes: dict[TransferId, int] = {}  # of those on their way, where links are watched
         self._ranks = {spec.id: spec.tensor_parallel for spec in cluster.workers}
         self._planners: dict[tuple[int, int], TransferPlanner] = {}
         self._plans: dict[RequestId, tuple[TransferPlan, BlockRuns, BlockRuns]] = {}
@@ -45,8 +47,11 @@ class HandOver:
         source, target = state.prefill_side(), state.decode_side()
         if request not in self._plans:
             self._plans[request] = (self._planner(source, target).plan(*blocks), *blocks)
+            if self._links is not None:
+                left_bytes = self._plans[request][0].size_bytes(self._kv.layers - state.layers_started)
+                self._links.begin(request, source, target, left_bytes)
         plan, source_blocks, target_blocks = self._plans[request]
-        kind = KIND_OF_MODE[self._mode]
+        kind = KIND_OF_MODE[state.mode]
         first_layer = state.layers_started
         state.layers_started += layers
         last = state.layers_started == self._kv.layers
@@ -59,6 +64,8 @@ class HandOver:
         state.transfers_unreleased += 1
         self._arriving[transfer] = self._unreleased[transfer] = state
         self._ends[transfer] = source, target, generation
+        if self._links is not None:
+            self._sizes_bytes[transfer] = plan.size_bytes(layers)
         out.put(
             StartTransfer(
                 transfer,
@@ -91,9 +98,12 @@ class HandOver:
         fresh = generation == self._ends[transfer][2]
         if fresh:
             state.layers_arrived = state.layers_started
+            if self._links is not None:
+                self._links.moved(state.request.id, self._sizes_bytes[transfer])
         else:
             state.layers_started = state.layers_arrived
-            self._plans.pop(state.request.id, None)
+            self._drop_plan(state.request.id)
+        self._sizes_bytes.pop(transfer, None)
         state.transfer = None
         self._close(transfer)
         return state, fresh
@@ -118,6 +128,7 @@ class HandOver:
         if arriving is not None:
             arriving.layers_started = arriving.layers_arrived
             arriving.transfer = None
+            self._sizes_bytes.pop(transfer, None)
         return state, arriving is not None
 
     def drop(self, state: RequestState, worker: WorkerId) -> bool:
@@ -149,7 +160,7 @@ class HandOver:
 
     def begin_anew(self, state: RequestState) -> None:
         """The layers that are ready go to another target, from the first one on."""
-        self._plans.pop(state.request.id, None)
+        self._drop_plan(state.request.id)
         state.layers_started = state.layers_arrived = 0
 
     def source_is_free(self, state: RequestState) -> bool:
@@ -162,8 +173,13 @@ class HandOver:
 
     def forget(self, state: RequestState) -> None:
         """The request's hand-over is over or begins anew."""
-        self._plans.pop(state.request.id, None)
+        self._drop_plan(state.request.id)
         state.layers_ready = state.layers_started = state.layers_arrived = 0
+
+    def _drop_plan(self, request: RequestId) -> None:
+        self._plans.pop(request, None)
+        if self._links is not None:
+            self._links.end(request)
 
     def _planner(self, source: WorkerId, target: WorkerId) -> TransferPlanner:
         degrees = self._ranks[source], self._ranks[target]
@@ -178,3 +194,5 @@ class HandOver:
         for state in self._unreleased.values():
             count = sum(1 for other in self._unreleased.values() if other is state)
             assert count == state.transfers_unreleased, f"request {state.request.id}: {count} transfers not released"
+        if self._links is not None:
+            self._links.check()

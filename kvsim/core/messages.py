@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from kvsim.core.message_base import BlockRuns, Message, RequestId, RunId, SwitchId, TransferId, WorkerId
+from kvsim.core.mode_messages import ChooseMode, ModeReason, ServingMode
 from kvsim.core.worker_messages import (
     DedicatedRole,
     DismissWorker,
@@ -26,14 +27,17 @@ from kvsim.core.worker_messages import (
 
 __all__ = [  # what this module gives on; what it defines is public as well
     "BlockRuns",
+    "ChooseMode",
     "DedicatedRole",
     "DismissWorker",
     "DrainWorker",
     "KeepRole",
     "Message",
+    "ModeReason",
     "RequestId",
     "RoleSwitched",
     "RunId",
+    "ServingMode",
     "SwitchId",
     "SwitchRole",
     "TransferId",
@@ -297,6 +301,7 @@ Command: TypeAlias = (
     | RunDecode
     | CutDecode
     | StartTransfer
+    | ChooseMode
     | StopTransfer
     | FinishRequest
     | DismissWorker

@@ -4,6 +4,7 @@ It must not decide: it collects.
 """
 
 from kvsim.core.messages import (
+    ChooseMode,
     Command,
     FinishRequest,
     RunId,
@@ -60,7 +61,8 @@ class Outbox:
 
 def _addressed(command: Command) -> tuple[WorkerId, ...]:
     """The workers that have to do something."""
-    if isinstance(command, FinishRequest | StopTransfer):  # a transfer that is lost need not be stopped: harmless
+    # a transfer that is lost need not be stopped: harmless
+    if isinstance(command, FinishRequest | ChooseMode | StopTransfer):
         return ()
     if isinstance(command, StartTransfer):
         return command.source, command.target

@@ -5,10 +5,11 @@ They must not know what a worker is; they see its id and its load.
 
 from collections.abc import Sequence
 
-from kvsim.core.cluster import Placement
+from kvsim.core.cluster import DecodePlacement
 from kvsim.core.messages import WorkerId
 
 LOAD_SCALE = 1_000_000
+NEAR = 2
 
 
 def relative_load(outstanding_tokens: int, capacity_tokens: int) -> int:
@@ -16,13 +17,32 @@ def relative_load(outstanding_tokens: int, capacity_tokens: int) -> int:
     return outstanding_tokens * LOAD_SCALE // capacity_tokens
 
 
-def choose_worker(policy: Placement, candidates: Sequence[tuple[int, WorkerId]], turn: int) -> WorkerId:
+def choose_worker(policy: DecodePlacement, candidates: Sequence[tuple[int, WorkerId]], turn: int) -> WorkerId:
     """Pick one of ``candidates``, given as (load, worker) in order of worker id.
 
-    ``least_loaded``: the smallest load, the lowest id where loads are equal. ``round_robin``: the ``turn``-th in
-    rotation.
+    ``least_loaded`` (and ``link_aware`` where links do not matter): the smallest load, the lowest id where loads are
+    equal. ``round_robin``: the ``turn``-th in rotation.
     """
     assert candidates, "no candidate to place a request on"
     if policy == "round_robin":
         return candidates[turn % len(candidates)][1]
     return min(candidates)[1]
+
+
+def choose_near(
+    candidates: Sequence[tuple[int, WorkerId]], hand_overs_ns: Sequence[int], own_loads: Sequence[int]
+) -> WorkerId:
+    """Pick the worker that a hand-over reaches soon, and of those the least loaded.
+
+    ``hand_overs_ns`` say how long the hand-over to each takes beside what is on the links already, ``own_loads`` what
+    the request adds to each load. Room for the request comes first: without it the KV waits, however fast the link. Of
+    links the fastest counts as good as any that takes less than twice as long: what is on them changes from one instant
+    to the next, what a worker decodes stays.
+    """
+    assert candidates, "no candidate to place a request on"
+    near_ns = NEAR * min(hand_overs_ns)
+    ranked = [
+        (load + own > LOAD_SCALE, hand_over_ns > near_ns, load, worker)
+        for (load, worker), hand_over_ns, own in zip(candidates, hand_overs_ns, own_loads, strict=True)
+    ]
+    return min(ranked)[3]

@@ -24,10 +24,10 @@ class PrefillEngine:
         self.pool = BlockPool(spec.kv_blocks, policy.allocation)
         self.tokens_outstanding = 0
         self._block_tokens = block_tokens
-        streams = policy.transfer_mode in ("push", "streamed") and policy.layers_per_group < layers
+        streams = policy.transfer_mode in ("push", "streamed", "adaptive") and policy.layers_per_group < layers
         self._announce_layers = policy.layers_per_group if streams else 0
         self._waiting: deque[RequestState] = deque()
-        self._run: RunId | None = None
+        self.run: RunId | None = None
         self._running: tuple[RequestState, ...] = ()
 
     def enqueue(self, state: RequestState, *, first: bool) -> None:
@@ -57,7 +57,7 @@ class PrefillEngine:
 
     def plan(self, out: Outbox) -> tuple[RequestState, ...]:
         """Start a run if the worker is idle and the first waiting prompt has its blocks. Returns what was started."""
-        if self._run is not None:
+        if self.run is not None:
             return ()
         waiting = (state.context_tokens for state in self._waiting)
         spec = self.spec
@@ -75,20 +75,20 @@ class PrefillEngine:
             blocks = self.pool.assign(request, blocks_for(state.context_tokens, self._block_tokens), generation)
             out.put(AssignBlocks(spec.id, request, blocks, generation))
             chunks.append(Chunk(request, 0, state.context_tokens))
-        self._run = out.next_run()
+        self.run = out.next_run()
         completes = tuple([chunk.request for chunk in chunks])
-        out.put(RunPrefill(spec.id, self._run, tuple(chunks), completes, announce_layers=self._announce_layers))
+        out.put(RunPrefill(spec.id, self.run, tuple(chunks), completes, announce_layers=self._announce_layers))
         return self._running
 
     def running(self, run: RunId) -> tuple[RequestState, ...]:
         """The requests of this run; none if it is not the one in progress."""
-        return self._running if run == self._run else ()
+        return self._running if run == self.run else ()
 
     def finish_run(self, run: RunId) -> tuple[RequestState, ...]:
         """The run is over: returns its requests and makes the worker idle."""
         states = self.running(run)
         if states:
-            self._run, self._running = None, ()
+            self.run, self._running = None, ()
             self.tokens_outstanding -= sum([state.context_tokens for state in states])
         return states
 

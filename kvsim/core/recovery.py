@@ -107,6 +107,10 @@ class Recovery:
             _batch_of(engine).leave(state.request.id)
         state.decode_worker = None
         state.reserved = False
+        if state.mode == "local" and state.phase in (Phase.WAITING_PREFILL, Phase.PREFILLING):
+            state.restarts += state.phase is Phase.PREFILLING
+            self._life.compute_anew(state)
+            return
         match state.phase:
             case Phase.FINISHED:
                 self._life.forget_if_quiet(state)

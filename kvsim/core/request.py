@@ -7,7 +7,7 @@ the table. This module must not decide anything.
 from dataclasses import dataclass
 from enum import Enum
 
-from kvsim.core.messages import Request, TransferId, WorkerId
+from kvsim.core.messages import Request, ServingMode, TransferId, WorkerId
 
 
 class Phase(Enum):
@@ -25,15 +25,16 @@ class Phase(Enum):
 
 NEXT_PHASES: dict[Phase, tuple[Phase, ...]] = {
     Phase.ARRIVED: (Phase.WAITING_MEMORY, Phase.WAITING_PREFILL),
-    # push asks for decode memory before the prefill, pull after it
+    # push asks for decode memory before the prefill, pull after it; to compute locally takes decode memory first
     Phase.WAITING_MEMORY: (Phase.WAITING_PREFILL, Phase.TRANSFERRING, Phase.FINISHED),
     # push, when the worker with its decode memory is lost: first to where that is waited for
     Phase.WAITING_PREFILL: (Phase.PREFILLING, Phase.WAITING_MEMORY, Phase.FINISHED),
-    # colocated: decodes on the same worker, or is preempted between two chunks
+    # on one worker: decodes there (as soon as the batch has a place), or is preempted between two chunks
     Phase.PREFILLING: (
         Phase.WAITING_MEMORY,
         Phase.TRANSFERRING,
         Phase.DECODING,
+        Phase.WAITING_DECODE,
         Phase.WAITING_PREFILL,
         Phase.FINISHED,
     ),
@@ -53,7 +54,9 @@ class RequestState:
     ``context_tokens`` of KV are in a cache once the current prefill is complete; a decode step adds one. ``generated``
     output tokens are known to the scheduler up to the last report; while decoding, ``generated`` and ``context_tokens``
     stay at their values of ``joined_step`` and the worker's step count says the rest.
-    ``layers_*`` count layers of the current hand-over: ready at the source, handed to transfers, arrived at the target.
+    ``mode`` is how it is served in this pass; where each request has its own it may still change until its memory is
+    asked for. ``layers_*`` count layers of the current hand-over: ready at the source, handed to transfers, arrived at
+    the target.
     ``awaits_source``: preempted before its old prefill blocks were let go; it queues again when they are.
     ``first_token_ns`` is when its first token was reported.
     ``restarts`` counts how often it was set back because a worker or a lease was lost. Where its transfers stand on the
@@ -86,6 +89,7 @@ class RequestState:
     transfer_targets: int = 0
     transfer_recomputes: int = 0
     avoid_prefill: WorkerId | None = None
+    mode: ServingMode = "pull"
 
     def goes_first(self) -> bool:
         """Whether it waits ahead of new requests: it has been served before and was set back."""

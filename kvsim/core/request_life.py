@@ -4,27 +4,41 @@ Phases and what leads from one to the next are in ``kvsim.core.request``. It mus
 plan: it changes states, asks engines and puts commands.
 """
 
+from kvsim.core.adaptive import ModeChooser
 from kvsim.core.batching import layers_to_start
-from kvsim.core.cluster import ClusterSpec
+from kvsim.core.cluster import ClusterSpec, TransferMode
 from kvsim.core.fleet import Fleet
 from kvsim.core.handover import HandOver
 from kvsim.core.leases import Leases
-from kvsim.core.messages import FinishReason, FinishRequest, Request, RequestId, StopTransfer, WorkerId
+from kvsim.core.messages import FinishReason, FinishRequest, Request, RequestId, ServingMode, StopTransfer, WorkerId
 from kvsim.core.outbox import Outbox
 from kvsim.core.request import Phase, RequestState
 from kvsim.core.waits import PrefillWaits
 
+MODE_OF_POLICY: dict[TransferMode, ServingMode] = {
+    "push": "push",
+    "pull": "pull",
+    "streamed": "streamed",
+    "message": "message",
+    "adaptive": "pull",  # until something else is chosen
+    "colocated": "local",
+}
+
 
 class RequestLife:
     """``states`` holds every request that is not over. A request for which no worker is there is *homeless*: it waits
-    until one joins."""
+    until one joins. With a ``chooser`` each request has a mode of its own."""
 
-    def __init__(self, cluster: ClusterSpec, fleet: Fleet, handover: HandOver, out: Outbox) -> None:
+    def __init__(
+        self, cluster: ClusterSpec, fleet: Fleet, handover: HandOver, out: Outbox, chooser: ModeChooser | None = None
+    ) -> None:
         self.states: dict[RequestId, RequestState] = {}
         self.waits = PrefillWaits(cluster.policy.prefill_wait_max_ns)
         self.leases = Leases(cluster.policy.kv_lease_ns)
         self._policy = cluster.policy
         self._push = cluster.policy.transfer_mode == "push"
+        self._mode = MODE_OF_POLICY[cluster.policy.transfer_mode]
+        self._chooser = chooser
         self._fleet = fleet
         self._handover = handover
         self._out = out
@@ -44,7 +58,9 @@ class RequestLife:
             self._out.put(FinishRequest(request.id, "shed"))
             return
         generated_max = min(request.output_tokens_max, self._fleet.context_tokens_max - request.prompt_tokens)
-        state = RequestState(request, Phase.ARRIVED, generated_max, context_tokens=request.prompt_tokens)
+        state = RequestState(
+            request, Phase.ARRIVED, generated_max, context_tokens=request.prompt_tokens, mode=self._mode
+        )
         self.states[request.id] = state
         self.waits.add(state, now_ns)
         self.wait_for_prefill(state)
@@ -55,14 +71,29 @@ class RequestLife:
         return homeless + self._fleet.requests_waiting(decode=self._push)
 
     def wait_for_prefill(self, state: RequestState) -> None:
-        """Push needs its decode memory before it may queue for prefill; every other mode queues at once."""
+        """Push needs its decode memory before it may queue for prefill, and so does who computes on the decode worker;
+        every other mode queues at once."""
+        if self._chooser is not None and self._compute_locally(state):
+            return
         if self._push and not state.reserved:
             if state.phase is not Phase.WAITING_MEMORY:
                 state.enter(Phase.WAITING_MEMORY)
             self.request_memory(state)
             return
-        state.enter(Phase.WAITING_PREFILL)
+        if state.phase is not Phase.WAITING_PREFILL:
+            state.enter(Phase.WAITING_PREFILL)
         self.queue_for_prefill(state)
+
+    def _compute_locally(self, state: RequestState) -> bool:
+        """Let a decode worker compute the prompt, if the chooser says so."""
+        worker = self._chooser.local_worker(state) if self._chooser is not None else None
+        if worker is None:
+            return False
+        state.prefill_worker = None
+        if state.phase is not Phase.WAITING_MEMORY:
+            state.enter(Phase.WAITING_MEMORY)
+        self._ask(state, worker)
+        return True
 
     def queue_for_prefill(self, state: RequestState) -> None:
         """Place a request that waits for its prefill: when it queues and not before, as only then do the loads say
@@ -70,7 +101,8 @@ class RequestLife:
         state.prefill_worker = self._fleet.place_prefill(state.context_tokens, state.avoid_prefill)
         worker = state.prefill_worker
         if worker is None:
-            self.homeless_prefill[state.request.id] = state
+            if self._chooser is None or not self._compute_locally(state):
+                self.homeless_prefill[state.request.id] = state
             return
         if self._fleet.colocated:
             room_tokens = self._fleet.room_tokens(worker, state.request.prompt_tokens)
@@ -103,17 +135,27 @@ class RequestLife:
             self.leave_decode_worker(state)
             self.leave_source(state)
         elif state.decode_worker is None:
+            if self._chooser is not None:
+                self._chooser.asks_at_last(state)
+            self.request_memory(state)
+
+    def computes(self, state: RequestState, layers: int) -> None:
+        """``layers`` layers of its prefill are done: it may ask for decode memory now."""
+        if self._chooser is not None and not state.cancelled and self._chooser.asks_now(state, layers):
             self.request_memory(state)
 
     def request_memory(self, state: RequestState, avoid: WorkerId | None = None) -> None:
         """Ask a decode worker for the blocks of the context; rather not ``avoid``."""
         assert state.decode_worker is None, f"request {state.request.id} asks twice"
-        worker = self._fleet.place_decode(state.context_tokens, avoid)
-        state.decode_worker = worker
+        worker = self._fleet.place_decode(state.context_tokens, state.prefill_worker, avoid)
         if worker is None:  # nobody's turn comes sooner if its KV is given up
             self.leases.drop(state.request.id)
             self.homeless_decode[state.request.id] = state
-            return
+        else:
+            self._ask(state, worker)
+
+    def _ask(self, state: RequestState, worker: WorkerId) -> None:
+        state.decode_worker = worker
         self.keep(state)
         self._fleet.decode[worker].request_memory(state, first=state.goes_first())
         self._fleet.touch(worker)
@@ -209,7 +251,7 @@ class RequestLife:
         if computing and self._fleet.colocated:
             self._fleet.colocated[state.prefill_side()].cancel(state)
             self._fleet.touch(state.prefill_side())
-        elif computing and state.phase is Phase.DECODING:
+        elif computing and (state.phase is Phase.DECODING or state.mode == "local"):
             self._fleet.decode[state.decode_side()].cancel(state)
             self._fleet.touch(state.decode_side())
         elif not computing:
@@ -224,6 +266,9 @@ class RequestLife:
     def withdraw_from_prefill(self, state: RequestState) -> None:
         """Leave the queue; whoever waits behind it may be served now."""
         self.homeless_prefill.pop(state.request.id, None)
+        if state.mode == "local" and state.reserved:
+            self._fleet.decode[state.decode_side()].local.withdraw(state)
+            return
         if state.prefill_worker is None:
             return
         if self._fleet.colocated:
@@ -236,6 +281,8 @@ class RequestLife:
         """Nothing more comes for this request; it is forgotten once no transfer touches its blocks."""
         self._out.put(FinishRequest(state.request.id, why))
         state.enter(Phase.FINISHED)
+        if self._chooser is not None and state.generated:
+            self._chooser.outputs.note(state.generated)
         if state.transfer is not None:
             self._out.put(StopTransfer(state.transfer))
             self.leases.grant(state.request.id)

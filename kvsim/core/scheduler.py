@@ -8,11 +8,13 @@ It reads no clock, draws no random number and does no I/O. The same events give 
 
 from collections.abc import Callable, Iterable, Sequence
 
+from kvsim.core.adaptive import ModeChooser
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.event_order import event_key
 from kvsim.core.fleet import Fleet
 from kvsim.core.handover import HandOver
 from kvsim.core.ladder import Ladder
+from kvsim.core.links import LinkLoads
 from kvsim.core.messages import (
     Command,
     DeadlineReached,
@@ -38,6 +40,7 @@ from kvsim.core.recovery import Recovery
 from kvsim.core.request import Phase, RequestState
 from kvsim.core.request_life import RequestLife
 from kvsim.core.role_control import RoleControl
+from kvsim.core.turns import WorkerTurns
 
 Ended = tuple[list[RequestState], list[RequestState]]
 
@@ -51,18 +54,22 @@ class Scheduler:
 
     def __init__(self, cluster: ClusterSpec) -> None:
         self._layers = cluster.kv.layers
-        self._streams = cluster.policy.transfer_mode == "streamed"
         self._now_ns = 0
         self._out = Outbox()
-        self._fleet = Fleet(cluster)
-        self._handover = HandOver(cluster)
-        self._life = RequestLife(cluster, self._fleet, self._handover, self._out)
+        adapts = cluster.policy.transfer_mode == "adaptive"
+        links = LinkLoads(cluster) if adapts or cluster.policy.decode_placement == "link_aware" else None
+        self._links = links
+        self._fleet = Fleet(cluster, links)
+        self._handover = HandOver(cluster, links)
+        self._chooser = ModeChooser(cluster, self._fleet, links, self._out) if adapts and links is not None else None
+        self._life = RequestLife(cluster, self._fleet, self._handover, self._out, self._chooser)
         self._ladder = Ladder(cluster.policy, self._fleet, self._handover, self._life, self._out)
         self._recovery = Recovery(self._fleet, self._handover, self._life, self._out)
         roles = cluster.policy.roles
         self._roles: RoleControl | None = None
         if roles is not None:
             self._roles = RoleControl(cluster, roles, self._fleet, self._handover, self._life, self._out)
+        self._turns = WorkerTurns(cluster.policy, self._fleet, self._life, self._out, self._chooser, self._roles)
         self._on: dict[type, Callable[..., None]] = {
             RequestArrived: self._on_request_arrived,
             RequestCancelled: self._on_request_cancelled,
@@ -96,6 +103,8 @@ class Scheduler:
         """Take in everything that happened at ``now_ns``; return what is to be done."""
         assert now_ns >= self._now_ns, f"time runs backwards: {now_ns} after {self._now_ns}"
         self._now_ns = now_ns
+        if self._chooser is not None:
+            self._chooser.now_ns = now_ns
         self._life.leases.begin(now_ns)
         if len(events) == 1:
             self._on[type(events[0])](events[0])
@@ -104,7 +113,7 @@ class Scheduler:
             advanced = sum([type(event) is DecodeAdvanced for event in ordered])
             for index, event in enumerate(ordered):
                 if index == advanced:
-                    self._settle()  # see EVENT_ORDER in event_order
+                    self._turns.settle(now_ns)  # see EVENT_ORDER in event_order
                 self._on[type(event)](event)
         for state in self._life.waits.expire(now_ns):
             self._life.give_up(state, "timeout")
@@ -112,7 +121,7 @@ class Scheduler:
             self._ladder.lease_over(request)
         if self._roles is not None:
             self._roles.decide(now_ns)
-        self._settle()
+        self._turns.settle(now_ns)
         self._recovery.dismiss_idle()
         if self._roles is not None:
             self._roles.switch_drained()
@@ -139,6 +148,7 @@ class Scheduler:
     def check(self) -> None:
         """Assert the conservation laws of every worker and, when nothing is left to do, that nothing is left over."""
         self._handover.check()
+        assert self._life.states or self._links is None or self._links.idle, "links carry KV of no request"
         for engine in self._fleet.engines():
             engine.check()
             if not self._life.states:
@@ -162,13 +172,17 @@ class Scheduler:
         engine = self._fleet.prefill.get(event.worker)
         for state in () if engine is None else engine.running(event.run):  # it may have changed its role since
             state.layers_ready = max(state.layers_ready, event.layers)
+            self._life.computes(state, event.layers)
             if not state.cancelled:
                 self._life.start_transfer(state)
 
     def _on_prefill_done(self, event: PrefillDone) -> None:
-        colocated = self._fleet.colocated.get(event.worker)
-        if colocated is not None:
-            self._end_all(colocated.finish_step(event))
+        if self._chooser is not None:
+            self._chooser.run_ends(event.worker, event.run)
+        if event.worker in self._fleet.colocated:
+            self._end_all(self._fleet.colocated[event.worker].finish_step(event))
+        elif event.worker in self._fleet.decode:
+            self._end_all(self._fleet.decode[event.worker].finish_step(event))
         elif (engine := self._fleet.prefill.get(event.worker)) is not None:
             states = engine.finish_run(event.run)
             if self._roles is not None and states:
@@ -269,6 +283,8 @@ class Scheduler:
         self._recovery.leaving(event.worker)
 
     def _on_worker_lost(self, event: WorkerLost) -> None:
+        if self._chooser is not None:
+            self._chooser.forget(event.worker)
         self._recovery.lost(event.worker)
 
     def _on_role_switched(self, event: RoleSwitched) -> None:
@@ -277,27 +293,3 @@ class Scheduler:
 
     def _on_deadline_reached(self, event: DeadlineReached) -> None:
         """Nothing beyond what every call does: waits expire, workers are planned."""
-
-    # --- the turn of the workers --------------------------------------------------------------------------------------
-
-    def _settle(self) -> None:
-        """Let every touched worker plan, until nothing changes any more."""
-        while (worker := self._fleet.next_touched()) is not None:
-            if worker in self._fleet.decode:
-                admitted, preempted, cancelled = self._fleet.decode[worker].plan(self._out)
-                for state in preempted:  # each goes before all others, so the one that joined first ends up first
-                    self._life.preempted(state)
-                for state in admitted:
-                    self._life.admitted(state)
-                for state in cancelled:
-                    self._life.finish(state, "cancelled")
-            elif worker in self._fleet.colocated:
-                for state in self._fleet.colocated[worker].plan(self._out):
-                    self._life.finish(state, "cancelled")
-            else:
-                started = self._fleet.prefill[worker].plan(self._out)
-                if self._roles is not None and started:
-                    self._roles.gauge.prefill_began(worker, self._now_ns)
-                for state in started:
-                    if self._streams and state.decode_worker is None:
-                        self._life.request_memory(state)

@@ -5,14 +5,14 @@ from all requests at once (``kvsim.metrics.derive``). It must not know who carri
 """
 
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 from typing import Any
 
+from kvsim.core.block_runs import count_blocks
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import (
     FEMTOSECONDS_PER_NS,
     AssignBlocks,
-    BlockRuns,
+    ChooseMode,
     Command,
     DecodeAdvanced,
     Event,
@@ -27,14 +27,14 @@ from kvsim.core.messages import (
     TransferFailed,
     WorkerLost,
 )
-from kvsim.metrics.columns import FINISH_REASONS, MISSING, RunColumns
+from kvsim.metrics.columns import FINISH_REASONS, MISSING, SERVING_MODES, RunColumns
 from kvsim.metrics.derive import derive_columns
 from kvsim.metrics.log import Log, with_column
 from kvsim.metrics.logs import Logs
 from kvsim.metrics.unnoted import UNNOTED
 
 _OUTCOMES = {reason: outcome for outcome, reason in enumerate(FINISH_REASONS)}
-_run_blocks = itemgetter(1)
+_MODES = {mode: index for index, mode in enumerate(SERVING_MODES)}
 
 PACK_CALLS = 1 << 13
 """How often full logs are looked for."""
@@ -65,6 +65,7 @@ class Collector:
         self._transfers = self._log(8)
         self._transfer_ends = self._log(2)
         self._transfer_residencies = self._log(2)
+        self._choices = self._log(2)
         self._finishes = self._log(3)
         self._prefills_noted = self._spans_noted = self._residencies_noted = self._transfers_noted = 0
         workers = len(cluster.workers)
@@ -88,6 +89,7 @@ class Collector:
             RunPrefill: self._run_prefill,
             RunDecode: self._run_decode,
             StartTransfer: self._start_transfer,
+            ChooseMode: self._choose_mode,
             FinishRequest: self._finish_request,
         }
 
@@ -127,6 +129,7 @@ class Collector:
             transfers=with_column(
                 with_column(self._transfers.take(), 4, self._transfer_ends), 9, self._transfer_residencies
             ),
+            choices=self._choices.take(),
             finishes=self._finishes.take(),
             end_ns=self._end_ns,
         )
@@ -207,7 +210,7 @@ class Collector:
             residency = resident[command.request] = self._residencies_noted
             self._residencies.put((command.request, command.worker))
             self._residencies_noted += 1
-        self._assigns.put((residency, now_ns, _blocks(command.blocks)))
+        self._assigns.put((residency, now_ns, count_blocks(command.blocks)))
 
     def _release(self, now_ns: int, command: ReleaseBlocks) -> None:
         request = command.request
@@ -240,10 +243,13 @@ class Collector:
                 now_ns,
                 command.size_bytes,
                 command.operations,
-                _blocks(command.target_blocks) * command.layers,
+                count_blocks(command.target_blocks) * command.layers,
                 command.last,
             )
         )
+
+    def _choose_mode(self, _now_ns: int, command: ChooseMode) -> None:
+        self._choices.put((command.request, _MODES[command.mode]))
 
     def _finish_request(self, now_ns: int, command: FinishRequest) -> None:
         self._finishes.put((command.request, now_ns, _OUTCOMES[command.why]))
@@ -298,7 +304,3 @@ class Collector:
             row, worker = span
             self._span_lasts.put((row, self._steps[worker] - 1))
             self._batch_size[worker] -= 1
-
-
-def _blocks(runs: BlockRuns) -> int:
-    return runs[0][1] if len(runs) == 1 else sum(map(_run_blocks, runs))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.core.cluster import ClusterSpec, Role
-from kvsim.core.messages import FinishReason
+from kvsim.core.messages import FinishReason, ServingMode
 
 Integers: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
@@ -23,13 +23,15 @@ the last transfer is done."""
 MISSING = -1
 NS_PER_S = 1_000_000_000
 FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "too_long", "timeout", "cancelled", "shed", "failed")
+SERVING_MODES: tuple[ServingMode, ...] = ("push", "pull", "streamed", "message", "local")
 FINISHED, REJECTED = (0, 1), (2, 3, 5)  # indices of the reasons with and without output
 ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
 
 
 @dataclass(frozen=True, slots=True)
 class RequestColumns:
-    """One row a request, in the order of request ids. Workers are ids, ``outcome`` indexes ``FINISH_REASONS``.
+    """One row a request, in the order of request ids. Workers are ids, ``outcome`` indexes ``FINISH_REASONS``, ``mode``
+    ``SERVING_MODES``.
 
     Stages are those of the first pass: what a preempted request goes through again is part of its decode stage. Counts
     (``output_tokens``, ``preemptions``, ``transfer_bytes``, ``transfer_operations``) are over all passes, of completed
@@ -38,6 +40,7 @@ class RequestColumns:
 
     request: Integers
     outcome: Integers
+    mode: Integers
     prompt_tokens: Integers
     output_tokens: Integers
     prefill_worker: Integers

@@ -12,6 +12,7 @@ from kvsim.core.cluster import ClusterSpec
 from kvsim.metrics.columns import (
     MISSING,
     REJECTED,
+    SERVING_MODES,
     Integers,
     PrefillColumns,
     RequestColumns,
@@ -62,6 +63,7 @@ def _requests(cluster: ClusterSpec, logs: Logs, ids: Integers, order: Integers, 
     return RequestColumns(
         request=ids,
         outcome=outcome,
+        mode=unless_rejected(_modes(cluster, logs, ids)),
         prompt_tokens=prompt_tokens,
         output_tokens=total_by_row(spans.row, spans.tokens, count),
         prefill_worker=unless_rejected(first_pass.prefill_worker),
@@ -79,6 +81,15 @@ def _requests(cluster: ClusterSpec, logs: Logs, ids: Integers, order: Integers, 
         transfer_bytes=transfers.size_bytes,
         transfer_operations=transfers.operations,
     )
+
+
+def _modes(cluster: ClusterSpec, logs: Logs, ids: Integers) -> Integers:
+    """How each request was served: as was first chosen for it, or as all are."""
+    policy = cluster.policy.transfer_mode
+    if policy == "adaptive":
+        request, mode = logs.choices
+        return first_by_row(rows_of(ids, request), mode, len(ids))
+    return np.full(len(ids), SERVING_MODES.index("local" if policy == "colocated" else policy), dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ class Logs:
     residencies: request, worker, released_ns; a residency is the time in which a request has blocks on a worker
     assigns: residency, at_ns, blocks
     transfers: request, source, target, start_ns, end_ns, size_bytes, operations, blocks x layers, last, residency
+    choices: request, mode as an index of SERVING_MODES; none where all requests are served alike
     finishes: request, at_ns, outcome
 
     Steps count from 0 on each worker. A span's ``at_ns`` is the command that the stint began with.
@@ -35,6 +36,7 @@ class Logs:
     residencies: Integers
     assigns: Integers
     transfers: Integers
+    choices: Integers
     finishes: Integers
     end_ns: int
 

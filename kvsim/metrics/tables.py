@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.metrics.columns import FINISH_REASONS, MISSING, FirstToken, Flags, Floats, Integers, RunColumns
+from kvsim.metrics.columns import (
+    FINISH_REASONS,
+    MISSING,
+    SERVING_MODES,
+    FirstToken,
+    Flags,
+    Floats,
+    Integers,
+    RunColumns,
+)
 from kvsim.metrics.timeline import worker_timeline
 
 if TYPE_CHECKING:
@@ -79,6 +88,7 @@ def _request_columns(columns: RunColumns, first_token: FirstToken) -> "dict[str,
     return {
         "request": _integers(requests.request),
         "outcome": _words(requests.outcome, FINISH_REASONS),
+        "mode": _words(requests.mode, SERVING_MODES),
         "prompt_tokens": _integers(requests.prompt_tokens),
         "output_tokens": _integers(requests.output_tokens),
         "prefill_worker": _words(requests.prefill_worker, names),

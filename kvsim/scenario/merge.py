@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from kvsim.errors import Problem
-from kvsim.scenario.tree import Node, Place, found, problem_at, read_tree, relocate
+from kvsim.scenario.tree import Node, Place, found, problem_at, read_tree, relocate, to_tree
 
 PRESET_KEYS = ("model", "gpu", "nic")
 """Keys whose value is a preset's name, or a mapping that may name one under ``preset``."""
@@ -154,5 +154,5 @@ def expand_preset(node: Node, path: str, known: Mapping[str, Mapping[str, object
         )
         problems.append(problem_at(name.place, path, message))
         fields = next(iter(known.values()))
-    from_preset = {key: Node(value, name.place, name.key_place) for key, value in fields.items()}
+    from_preset = {key: replace(to_tree(value, name.place), key_place=name.key_place) for key, value in fields.items()}
     return merge(Node(from_preset, node.place, node.key_place), Node(own, node.place, node.key_place))

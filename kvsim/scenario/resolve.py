@@ -7,7 +7,7 @@ reports its problem and lets the others go on. It must not know YAML or pydantic
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, WorkerSpec
+from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, SharedLink, WorkerSpec
 from kvsim.core.messages import WorkerId
 from kvsim.presets.fields import GpuFields
 from kvsim.scenario.checks import check_lengths
@@ -155,6 +155,14 @@ def _step_tokens(pool: Pool, document: Document) -> int:
     return pool.chunk_tokens_max if document.transfer.mode == "colocated" else pool.batch_tokens_max
 
 
+def _chunk_tokens(pool: Pool, document: Document) -> int:
+    """The same, except for decode workers that compute prompts: their chunks are small for the sake of those that
+    decode beside, and memory is set aside as in the other modes."""
+    local = document.transfer.mode == "adaptive" and pool.role == "decode"
+    tokens = _step_tokens(pool, document)
+    return min(tokens, pool.chunk_tokens_max) if local else tokens
+
+
 def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -> ClusterSpec:
     transfer, scheduling = document.transfer, document.scheduling
     workers: list[WorkerSpec] = []
@@ -169,8 +177,10 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
                     tensor_parallel=pool.tensor_parallel,
                     kv_blocks=kv_blocks[name],
                     batch_requests_max=pool.batch_requests_max,
-                    batch_tokens_max=_step_tokens(pool, document),
+                    batch_tokens_max=_chunk_tokens(pool, document),
                     watermark_blocks=int(pool.watermark * kv_blocks[name]),
+                    link_bytes_per_s=int(pool.nics * pool.nic.rate),
+                    uplink=pool.uplink,
                 )
             )
     kv = KvSpec(
@@ -181,12 +191,15 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
         block_tokens=document.cache.block_tokens,
         layout=document.cache.layout,
     )
+    placement = scheduling.decode_placement
+    if placement == "auto":
+        placement = "link_aware" if transfer.mode == "adaptive" else "least_loaded"
     policy = PolicySpec(
         transfer_mode=transfer.mode,
         layers_per_group=transfer.layers_per_group,
         allocation=document.cache.allocation,
         prefill_placement=scheduling.prefill_placement,
-        decode_placement=scheduling.decode_placement,
+        decode_placement=placement,
         steps_max=scheduling.steps_max,
         prefill_wait_max_ns=scheduling.prefill_wait_max,
         queue_requests_max=scheduling.queue_requests_max,
@@ -195,7 +208,9 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
         transfer_targets_max=scheduling.transfer_targets_max,
         transfer_recomputes_max=scheduling.transfer_recomputes_max,
     )
-    return ClusterSpec(kv=kv, workers=tuple(workers), policy=policy)
+    uplinks = document.network.uplinks
+    shared = tuple(SharedLink(name, int(uplink.rate)) for name, uplink in uplinks.items())
+    return ClusterSpec(kv=kv, workers=tuple(workers), policy=policy, uplinks=shared)
 
 
 def _hardware(document: Document, model: ModelShape) -> Hardware:

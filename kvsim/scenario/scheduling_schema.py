@@ -3,11 +3,11 @@
 It must not know workers, links or loads.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kvsim.core.cluster import Placement
+from kvsim.core.cluster import DecodePlacement, Placement
 from kvsim.presets.fields import Count, Fields
 from kvsim.scenario.limits import DurationAuto, DurationLimit
 
@@ -18,7 +18,11 @@ class Scheduling(Fields):
     """Choices of the scheduler."""
 
     prefill_placement: Placement = Field(default="least_loaded", description="Which prefill worker gets a new request.")
-    decode_placement: Placement = Field(default="least_loaded", description="Which decode worker gets a request.")
+    decode_placement: DecodePlacement | Literal["auto"] = Field(
+        default="auto",
+        description="Which decode worker gets a request. link_aware: the least loaded of those that have room and are "
+        "reached over the faster links. auto: link_aware with transfer.mode adaptive, else least_loaded.",
+    )
     steps_max: Count = Field(
         default=1024,
         description="Decode steps that are simulated in one go. As long as decision and the profiles' latencies are 0, "

@@ -101,7 +101,7 @@ class Pool(Fields):
     batch_tokens_max: Count = Field(default=16384, description="Tokens of one prefill step.")
     chunk_tokens_max: Count = Field(
         default=2048,
-        description="Tokens of one step with prompts in it, where the worker is colocated (chunked prefill).",
+        description="Tokens of one step with prompts in it, where the worker decodes beside (chunked prefill).",
     )
     watermark: Annotated[float, Field(strict=True, ge=0, lt=1)] = Field(
         default=0.01, description="Share of the blocks that stays free when a new request is admitted."
@@ -165,7 +165,8 @@ class Transfer(Fields):
         default="pull",
         description="push: WRITEs during prefill into decode memory reserved before. pull: READs after prefill, into "
         "memory reserved then. streamed: READs during prefill, memory reserved when it starts. message: gather, send, "
-        "receive, scatter after prefill. colocated: none, every worker does both.",
+        "receive, scatter after prefill. adaptive: for each request push, streamed or pull as decode memory and links "
+        "allow, or its prompt on the decode worker. colocated: none, every worker does both.",
     )
     layers_per_group: Count = Field(default=8, description="Layers that push and streamed move at a time.")
     message: MessageCosts = Field(default=MessageCosts(), description="Costs of mode message.")
@@ -289,7 +290,6 @@ class ScenarioFile(Document):
     """A scenario file."""
 
     sweep: Sweep | None = Field(default=None, description="The grid of 'kvsim sweep'.")
-
     variants: dict[VariantName, dict[str, Any] | None] | None = Field(
         default=None,
         description="Named changes, each merged over the rest of the file: nested mappings or dotted keys "

@@ -13,6 +13,7 @@ from simpy.core import EmptySchedule
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import (
     AssignBlocks,
+    ChooseMode,
     Command,
     CutDecode,
     DeadlineReached,
@@ -100,6 +101,7 @@ class Simulation:
             ReleaseBlocks: self._release_blocks,
             AssignBlocks: self._assign_blocks,
             FinishRequest: self._finish_request,
+            ChooseMode: self._choose_mode,
             DrainWorker: self._change_of_mind,
             KeepRole: self._change_of_mind,
             SwitchRole: self._switch_role,
@@ -259,6 +261,9 @@ class Simulation:
 
     def _assign_blocks(self, _command: AssignBlocks) -> None:
         """The blocks of a simulated worker hold no bytes."""
+
+    def _choose_mode(self, _command: ChooseMode) -> None:
+        """Nothing to carry out: it says how the scheduler goes on."""
 
     def _change_of_mind(self, _command: DrainWorker | KeepRole) -> None:
         """It shows in what is ordered."""

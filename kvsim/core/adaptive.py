@@ -1,0 +1,175 @@
+"""Transfer mode ``adaptive``: how each request is served, decided when there is most to know and least to regret.
+
+Twice in a pass something is decided. When the request is to queue for its prefill: whether a decode worker computes
+the prompt itself (``local``). And from the start of its prefill run on, at every group of layers: whether it asks for
+decode memory now. Memory is asked for at once where there is plenty (``push``: the prefill worker writes as it
+computes), else no earlier than the rest of the prefill just hides the transfer (``streamed``), and after the prefill at
+the latest (``pull``).
+
+Nobody holds decode memory while waiting for memory on the prefill side: those that compute locally wait for computation
+only, and all others ask for decode memory when they have their source blocks. So no two can wait for each other.
+
+Only what a real scheduler knows is used: rated link speeds, what it has ordered itself, and how long that took. It must
+not depend on how far a decode run in progress has come, which differs between fused and single steps.
+"""
+
+from kvsim.core.cluster import ClusterSpec
+from kvsim.core.fleet import Fleet
+from kvsim.core.links import LinkLoads
+from kvsim.core.messages import ChooseMode, ModeReason, RunId, ServingMode, WorkerId
+from kvsim.core.observed import OutputLengths, PrefillSpeed
+from kvsim.core.outbox import Outbox
+from kvsim.core.placement import LOAD_SCALE
+from kvsim.core.request import RequestState
+
+PLENTY = LOAD_SCALE * 3 // 4
+"""Up to this share of a pool memory is plenty: what a request holds early nobody else is about to miss."""
+
+
+class ModeChooser:
+    """``now_ns`` is the instant of the call in progress."""
+
+    def __init__(self, cluster: ClusterSpec, fleet: Fleet, links: LinkLoads, out: Outbox) -> None:
+        self.now_ns = 0
+        self.outputs = OutputLengths()
+        self._fleet = fleet
+        self._links = links
+        self._out = out
+        self._layers = cluster.kv.layers
+        self._group = min(cluster.policy.layers_per_group, cluster.kv.layers)
+        self._bytes_per_token = cluster.kv.bytes_per_token
+        self._speeds = [PrefillSpeed() for _ in cluster.workers]
+        self._speed_of_all = PrefillSpeed()
+        self._runs: dict[WorkerId, tuple[RunId, int, int]] = {}  # start and tokens of the run in progress
+
+    # --- what is observed ---------------------------------------------------------------------------------------------
+
+    def run_begins(self, worker: WorkerId, run: RunId, tokens: int) -> None:
+        """A worker begins to compute prompts. Saying so again for the same run changes nothing."""
+        known = self._runs.get(worker)
+        if known is None or known[0] != run:
+            self._runs[worker] = run, self.now_ns, tokens
+
+    def run_ends(self, worker: WorkerId, run: RunId) -> None:
+        """The run is over: now it is known how long it took."""
+        known = self._runs.get(worker)
+        if known is not None and known[0] == run:
+            _, start_ns, tokens = self._runs.pop(worker)
+            self._speeds[worker].note(tokens, self.now_ns - start_ns)
+            if worker in self._fleet.prefill:
+                self._speed_of_all.note(tokens, self.now_ns - start_ns)
+
+    def forget(self, worker: WorkerId) -> None:
+        """The worker is gone; whatever takes its place may be faster or slower."""
+        self._runs.pop(worker, None)
+        self._speeds[worker] = PrefillSpeed()
+
+    # --- where a prompt is computed -----------------------------------------------------------------------------------
+
+    def local_worker(self, state: RequestState) -> WorkerId | None:
+        """The decode worker that is to compute the prompt itself, chosen and put on record; None: a prefill worker is.
+
+        Computing it there costs the request the wait for prompts before it and its own time, and everybody in the batch
+        its own time as well. A prefill worker costs it the queue, the prefill and what that does not hide of the
+        transfer.
+        """
+        state.mode = "pull"
+        tokens = state.context_tokens
+        source = self._fleet.find_prefill(tokens)
+        candidates = [self._local_cost(worker, tokens) for _, worker in self._fleet.decode_candidates(tokens)]
+        if not candidates:
+            return None
+        cost_ns, share, worker = min(candidates)
+        if source is None:
+            return self._choose(state, worker, "local", "no_prefill_worker", (0, cost_ns, 0, share))
+        queue_ns, prefill_ns = self._queue_ns(source), self._prefill_ns(source, tokens)
+        target = self._fleet.find_decode(tokens, source)
+        transfer_ns = self._transfer_ns(source, target, tokens) if target is not None else 0
+        exposed_ns = max(transfer_ns - prefill_ns, transfer_ns * self._group // self._layers)
+        sooner = self._speed_of_all.known and cost_ns < queue_ns + prefill_ns + exposed_ns
+        if share > LOAD_SCALE or not sooner:
+            return None
+        return self._choose(state, worker, "local", "local_sooner", (queue_ns, prefill_ns, transfer_ns, share))
+
+    def _local_cost(self, worker: WorkerId, tokens: int) -> tuple[int, int, WorkerId]:
+        engine = self._fleet.decode[worker]
+        own_ns = self._prefill_ns(worker, tokens)
+        cost_ns = self._prefill_ns(worker, engine.local.tokens_left) + own_ns * (1 + len(engine.batch))
+        share = LOAD_SCALE + 1 if engine.waits_for_memory else self._memory_share(worker, tokens)
+        return cost_ns, share, worker
+
+    # --- when decode memory is asked for ------------------------------------------------------------------------------
+
+    def asks_now(self, state: RequestState, layers: int) -> bool:
+        """Whether a request that is being computed asks for decode memory now that ``layers`` layers of it are ready;
+        if so its mode is chosen and put on record."""
+        if state.mode != "pull":
+            return False  # has asked already
+        figures = self._figures(state, layers)
+        if figures is None:
+            return False
+        worker, left_ns, prefill_ns, transfer_ns, share = figures
+        numbers = left_ns, prefill_ns, transfer_ns, share
+        if share <= PLENTY and not self._fleet.decode[worker].waits_for_memory:
+            self._choose(state, worker, "streamed" if layers else "push", "memory_free", numbers)
+            return True
+        if left_ns <= transfer_ns:
+            self._choose(state, worker, "streamed", "just_in_time", numbers)
+            return True
+        return False
+
+    def asks_at_last(self, state: RequestState) -> None:
+        """The prefill is over and the request has not asked before: put that on record."""
+        figures = self._figures(state, self._layers)
+        if state.mode == "pull" and figures is not None:
+            worker, *numbers = figures
+            self._choose(state, worker, "pull", "memory_scarce", (numbers[0], numbers[1], numbers[2], numbers[3]))
+
+    def _figures(self, state: RequestState, layers: int) -> tuple[WorkerId, int, int, int, int] | None:
+        """The decode worker that would be chosen; what is left of the run, how long it takes in all, how long all that
+        it computes takes to move, and how full the worker's memory would be. None without a decode worker."""
+        source, tokens = state.prefill_side(), state.context_tokens
+        worker = self._fleet.find_decode(tokens, source)
+        if worker is None:
+            return None
+        known = self._runs.get(source)
+        start_ns, run_tokens = (known[1], known[2]) if known is not None else (self.now_ns, tokens)
+        elapsed_ns, prefill_ns = self.now_ns - start_ns, self._prefill_ns(source, run_tokens)
+        left_ns = elapsed_ns * (self._layers - layers) // layers if layers else prefill_ns
+        transfer_ns = self._transfer_ns(source, worker, run_tokens)
+        return worker, left_ns, prefill_ns, transfer_ns, self._memory_share(worker, tokens)
+
+    # --- estimates ----------------------------------------------------------------------------------------------------
+
+    def _choose(
+        self,
+        state: RequestState,
+        worker: WorkerId,
+        mode: ServingMode,
+        why: ModeReason,
+        figures: tuple[int, int, int, int],
+    ) -> WorkerId:
+        state.mode = mode
+        self._out.put(ChooseMode(state.request.id, mode, why, *figures))
+        return worker
+
+    def _prefill_ns(self, worker: WorkerId, tokens: int) -> int:
+        speed = self._speeds[worker]
+        return (speed if speed.known else self._speed_of_all).duration_ns(tokens)
+
+    def _queue_ns(self, worker: WorkerId) -> int:
+        """What this prefill worker has still to compute."""
+        known = self._runs.get(worker)
+        elapsed_ns = self.now_ns - known[1] if known is not None else 0
+        return max(0, self._prefill_ns(worker, self._fleet.prefill[worker].tokens_outstanding) - elapsed_ns)
+
+    def _transfer_ns(self, source: WorkerId, target: WorkerId, tokens: int) -> int:
+        return self._links.transfer_ns(source, target, tokens * self._bytes_per_token)
+
+    def _memory_share(self, worker: WorkerId, tokens: int) -> int:
+        """The share of a worker's memory that is spoken for with this request, in millionths: contexts as they were
+        placed, and half an output more for each, which is what requests midway have grown by on average."""
+        engine = self._fleet.decode[worker]
+        growth_tokens = (engine.requests_placed + 1) * self.outputs.mean_tokens // 2
+        spoken_for = engine.tokens_outstanding + tokens + growth_tokens
+        return spoken_for * LOAD_SCALE // self._fleet.capacity_tokens(worker)
