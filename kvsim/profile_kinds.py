@@ -22,4 +22,9 @@ IMPORTERS = (
         "folder with the GEMM and attention tables (Parquet) of ai-dynamo/aiconfigurator",
         "kvsim.profile.kernel_import",
     ),
+    Importer(
+        "vllm-layers",
+        "folder with the per-layer kernel times (meta.yaml, tp1/*.csv) of casys-kaist/LLMServingSim 2.0",
+        "kvsim.profile.layer_import",
+    ),
 )

@@ -178,6 +178,7 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
                     kv_blocks=kv_blocks[name],
                     batch_requests_max=pool.batch_requests_max,
                     batch_tokens_max=_chunk_tokens(pool, document),
+                    present=not pool.ready_after,
                     watermark_blocks=int(pool.watermark * kv_blocks[name]),
                     link_bytes_per_s=int(pool.nics * pool.nic.rate),
                     uplink=pool.uplink,
@@ -207,6 +208,9 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
         transfer_retries_max=scheduling.transfer_retries_max,
         transfer_targets_max=scheduling.transfer_targets_max,
         transfer_recomputes_max=scheduling.transfer_recomputes_max,
+        admission=scheduling.admission,
+        async_scheduling=scheduling.async_scheduling,
+        prefix_caching=document.cache.prefix_caching,
     )
     uplinks = document.network.uplinks
     shared = tuple(SharedLink(name, int(uplink.rate)) for name, uplink in uplinks.items())
@@ -224,6 +228,8 @@ def _hardware(document: Document, model: ModelShape) -> Hardware:
             nics=pool.nics,
             uplink=pool.uplink,
             measured=profile.costs() if profile is not None else None,
+            layers=profile.layer_tables() if profile is not None else None,
+            joins_ns=pool.ready_after,
             device=pool.device,
             order_ns=profile.host.order if profile is not None else 0,
             report_ns=profile.host.report if profile is not None else 0,

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kvsim.core.cluster import DecodePlacement, Placement
-from kvsim.presets.fields import Count, Fields
+from kvsim.core.cluster import Admission, DecodePlacement, Placement
+from kvsim.presets.fields import Count, Fields, Flag
 from kvsim.scenario.limits import DurationAuto, DurationLimit
 
 Tries = Annotated[int, Field(strict=True, ge=0)]
@@ -55,6 +55,16 @@ class Scheduling(Fields):
         default=2,
         description="How often the KV of a request is computed anew because it reached no decode worker; after that "
         "the request ends as failed.",
+    )
+    admission: Admission = Field(
+        default="chunk",
+        description="When a colocated worker admits a waiting request: with free blocks for its first chunk, or for "
+        "its whole prompt (scheduler_reserve_full_isl of vLLM, on by default since 0.19).",
+    )
+    async_scheduling: Flag = Field(
+        default=False,
+        description="Whether a colocated worker decides on a step while the one before it runs, as vLLM does by "
+        "default: the decision does not know yet what ends with that step or arrives during it.",
     )
     decision: DurationAuto = Field(
         default=None,

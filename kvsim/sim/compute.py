@@ -14,6 +14,7 @@ from typing import NamedTuple
 from kvsim.core.messages import FEMTOSECONDS_PER_NS
 from kvsim.sim.collectives import all_reduce_s
 from kvsim.sim.hardware import GpuSpec, ModelShape
+from kvsim.sim.step_times import UNBOUNDED
 from kvsim.units import div_ceil
 
 _FEMTOSECONDS_PER_S = 10**15
@@ -97,6 +98,10 @@ class StepModel:
             known = (base_fs, self._fs_per_context_token)
             self._decode_fs[batch_requests] = known
         return known
+
+    def decode_piece(self, batch_requests: int, _context_tokens: int) -> tuple[int, int, int]:
+        """See ``StepTimes``."""
+        return (*self.decode_fs(batch_requests), UNBOUNDED)
 
     def breakdown_prefill(
         self, chunks: Sequence[tuple[int, int]], decode_requests: int, decode_context_tokens: int

@@ -6,6 +6,7 @@ driver must not decide anything; what it knows beyond the core (durations, true 
 
 import gc
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import simpy
 from simpy.core import EmptySchedule
@@ -36,6 +37,7 @@ from kvsim.core.messages import (
     TransferDone,
     TransferId,
     TransferReleased,
+    WorkerJoined,
 )
 from kvsim.core.scheduler import Scheduler
 from kvsim.sim.faults.injector import FaultInjector, needs_record
@@ -118,6 +120,10 @@ class Simulation:
         self._over = False
         self._arrivals_ns: list[int] = workload.arrival_ns.tolist()
         self._arrived = 0
+        for spec, facts in zip(cluster.workers, hardware.workers, strict=True):
+            if facts.joins_ns:
+                assert not plan, f"worker {spec.name} joins by itself beside a plan of what goes wrong"
+                call_after(self._env, facts.joins_ns, partial(self._report, WorkerJoined(spec.id)))
         if plan and self._faults is not None:
             self._expect_faults(self._faults, plan, cluster)
 
