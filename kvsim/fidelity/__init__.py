@@ -14,7 +14,9 @@ from kvsim.fidelity.rows import Row
 
 __all__ = ["TARGETS", "FidelityError", "Row", "fidelity_rows"]
 
-TARGETS: dict[str, str] = {}
+TARGETS: dict[str, str] = {
+    "vllm-runs": "kvsim.fidelity.vllm_runs",
+}
 """Module of each target, in the order of the table."""
 
 

@@ -102,16 +102,15 @@ class LayerTimes(Fields):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        by_context = [*self.decode, *self.mixed]
-        for axis, rows in (
-            ("tokens", self.dense),
-            ("sequences", self.per_sequence),
-            ("past_tokens", self.prefill),
-            ("context_tokens", by_context),
+        for axis, texts in (
+            ("tokens", [row.us for row in self.dense]),
+            ("sequences", [row.us for row in self.per_sequence]),
+            ("past_tokens", [row.us for row in self.prefill]),
+            ("context_tokens", [*(row.us for row in self.decode), *(row.us for row in self.mixed)]),
         ):
             entries = len(getattr(self, axis).split())
-            for row in rows:
-                found = len(row.us.split())
+            for text in texts:
+                found = len(text.split())
                 if found != entries:
                     raise ValueError(f"found a row of {found} numbers, expected {entries}, as {axis} has")
         if integers(self.past_tokens)[0] != 0:

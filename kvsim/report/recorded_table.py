@@ -21,15 +21,16 @@ def recorded_table(errors: "pd.DataFrame") -> Table:
     table.add_column("unit", style="dim")
     for name in ("measured", "predicted", "error (%)", "requests"):
         table.add_column(name, justify="right")
-    for row in errors.itertuples():
-        factor, unit = time_unit([row.measured_s, row.predicted_s])
-        digits = decimals_for([row.measured_s * factor]) + 1
+    for row in errors.to_dict("records"):
+        measured_s, predicted_s = float(row["measured_s"]), float(row["predicted_s"])
+        factor, unit = time_unit([measured_s, predicted_s])
+        digits = decimals_for([measured_s * factor]) + 1
         table.add_row(
-            f"{LABELS[row.latency]} {row.statistic}",
+            f"{LABELS[row['latency']]} {row['statistic']}",
             unit,
-            f"{row.measured_s * factor:.{digits}f}",
-            f"{row.predicted_s * factor:.{digits}f}",
-            f"{100 * row.error:+z.2f}",
-            f"{row.requests:,}",
+            f"{measured_s * factor:.{digits}f}",
+            f"{predicted_s * factor:.{digits}f}",
+            f"{100 * float(row['error']):+z.2f}",
+            f"{int(row['requests']):,}",
         )
     return table

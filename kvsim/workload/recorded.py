@@ -134,8 +134,8 @@ def _checked(
             raise TraceError(path, 0, f"request {int(np.flatnonzero(wrong)[0])} has {what}")
     order = np.argsort(arrival, kind="stable")
     start_ns = arrival.min()
-    instants = [column[order] - start_ns for column in (arrival, first, last)]
-    return RecordedRun(*instants, prompts[order], outputs[order], notes)
+    arrival, first, last = [column[order] - start_ns for column in (arrival, first, last)]
+    return RecordedRun(arrival, first, last, prompts[order], outputs[order], notes)
 
 
 def _beyond(tokens: Int64s) -> NDArray[np.bool_]:
