@@ -107,6 +107,10 @@ def read_cluster(line: str) -> ClusterSpec:
         prefill_placement=values.get("placement", "least_loaded"),  # type: ignore[arg-type]
         prefill_wait_max_ns=int(wait) if wait else None,
         roles=read_roles(values) if "roles" in values else None,
+        allocation=values.get("allocation", "first_fit"),  # type: ignore[arg-type]
+        admission=values.get("admission", "chunk"),  # type: ignore[arg-type]
+        async_scheduling="async" in values,
+        prefix_caching="caching" in values,
         **limits,  # type: ignore[arg-type]
     )
     return ClusterSpec(kv, tuple(workers), policy)
