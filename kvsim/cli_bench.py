@@ -47,8 +47,8 @@ def bench_simulator(
 @bench.command("transfer")
 def bench_transfer(
     transports: Annotated[
-        str, typer.Option("--transport", help="shm, tcp, message, nixl, mooncake: a list with commas.")
-    ] = "shm,tcp,message,nixl,mooncake",
+        str, typer.Option("--transport", help="shm, tcp, message, verbs, nixl, mooncake: a list with commas.")
+    ] = "shm,tcp,message,verbs,nixl,mooncake",
     block_kib: Annotated[str, typer.Option(help="Block sizes in KiB, with commas.")] = "4,16,64,256,1024",
     total_mib: Annotated[str, typer.Option(help="Bytes of one transfer in MiB, with commas.")] = "64,512",
     repetitions: Annotated[int, typer.Option(help="Timings of each cell; the median is shown.", min=1)] = 7,

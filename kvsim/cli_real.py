@@ -22,7 +22,7 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Measure anew, even where a
 TransportOption = Annotated[
     str | None,
     typer.Option(
-        help="What moves KV, where no variant says otherwise: shm, tcp, message.", show_default="what nic names"
+        help="What moves KV, where no variant says otherwise: shm, tcp, message, verbs.", show_default="what nic names"
     ),
 ]
 

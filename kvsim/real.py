@@ -127,7 +127,7 @@ def validate(
         rows = zip(*(column.tolist() for column in columns), strict=True)
         requests = [(at_ns, prompt, output, limit) for at_ns, prompt, output in rows]
         timeout_s = requests[-1][0] / 1e9 + SERVE_TIMEOUT_S
-        served = serve_load(settings, requests, observers, timeout_s, scenario.seed)
+        served = serve_load(settings, requests, observers, timeout_s, scenario.seed, workload.labels)
         return RealRun(served.decision_ns, served.other_cores, served.start_s)
 
     return validate_scenario(changed, out, serve, profile=profile, report=report, tell=tell)
@@ -137,7 +137,17 @@ def with_transport(scenario: Scenario, transport: str) -> Scenario:
     """The scenario with this transport in all pools that a variant does not give another. Raises KvsimError."""
     if transport not in _transports():
         raise RealError(f"found transport '{transport}', expected one of {', '.join(_transports())}")
-    return with_changes(scenario, [f"workers.{pool}.nic={transport}" for pool in _pools(scenario)])
+    try:
+        return with_changes(scenario, [f"workers.{pool}.nic={transport}" for pool in _pools(scenario)])
+    except KvsimError:
+        # its profile was made without this transport: the pools keep their links' figures until one is measured
+        return with_changes(
+            scenario,
+            [
+                f"workers.{pool}.nic={{name: {transport}, preset: {_nic(node)}}}"
+                for pool, node in _pools(scenario).items()
+            ],
+        )
 
 
 def with_profile(scenario: Scenario, profile: Path) -> Scenario:
@@ -148,10 +158,9 @@ def with_profile(scenario: Scenario, profile: Path) -> Scenario:
     changes = []
     for pool, node in _pools(scenario).items():
         changes.append(f"workers.{pool}.profile={quoted}")
-        nic = (node.mapping or {}).get("nic")
-        name = nic.mapping.get("name") if nic is not None and nic.mapping is not None else nic
-        if name is not None and name.value in measured.transports:
-            changes.append(f"workers.{pool}.nic={name.value}")
+        name = _nic(node)
+        if name in measured.transports:
+            changes.append(f"workers.{pool}.nic={name}")
     if measured.slowdown is not None:
         devices = (scenario.source.tree.mapping or {}).get("devices")
         names = list(devices.mapping or {}) if devices is not None else []
@@ -255,6 +264,13 @@ def _model_of(scenario: Scenario) -> object:
 def _pools(scenario: Scenario) -> Mapping[str, Node]:
     workers = (scenario.source.tree.mapping or {})["workers"]
     return workers.mapping or {}
+
+
+def _nic(pool: Node) -> object:
+    """The name of a pool's NIC, or None where it has none."""
+    nic = (pool.mapping or {}).get("nic")
+    name = nic.mapping.get("name") if nic is not None and nic.mapping is not None else nic
+    return None if name is None else name.value
 
 
 def _transports() -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from kvsim.run_folder import (
     prepare_folder,
     remove_empty_parts,
 )
-from kvsim.scenario import Scenario, Variant, check_fits, dump_resolved
+from kvsim.scenario import Scenario, Variant, check_faults, check_fits, dump_resolved
 from kvsim.sim.driver import Observer, Simulation
+from kvsim.sim.faults.plan import Fault, fault_plan
 from kvsim.version import VERSION
 from kvsim.workload import Workload, generate
 
@@ -38,12 +39,13 @@ Advance = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class VariantResult:
-    """One variant, simulated. ``summary`` is what ``summary.json`` holds for it."""
+    """One variant, simulated. ``summary`` is what ``summary.json`` holds for it, ``faults`` is what went wrong."""
 
     variant: Variant
     columns: RunColumns
     summary: dict[str, Any]
     simulator_events: int
+    faults: tuple[Fault, ...] = ()
 
 
 def link_rates(variant: Variant) -> list[float]:
@@ -53,20 +55,26 @@ def link_rates(variant: Variant) -> list[float]:
 
 def workload_of(scenario: Scenario, variant: Variant) -> Workload:
     """The requests of a variant. The same seed gives the same arrivals to every variant. Raises ScenarioError if a
-    request can never be served, TraceError if a trace cannot be read."""
+    request can never be served or a fault never strike, TraceError if a trace cannot be read."""
     workload = generate(variant.workload, scenario.seed)
-    problems = check_fits(variant, workload, scenario.path)
+    problems = [*check_fits(variant, workload, scenario.path), *check_faults(variant, workload)]
     if problems:
         raise ScenarioError(tuple(problems))
     return workload
 
 
-def simulate(variant: Variant, workload: Workload, observers: tuple[Observer, ...] = ()) -> VariantResult:
-    """Simulate one variant in memory. ``observers`` see every call of the scheduler."""
+def simulate(
+    variant: Variant, workload: Workload, observers: tuple[Observer, ...] = (), *, seed: int = 1
+) -> VariantResult:
+    """Simulate one variant in memory. ``observers`` see every call of the scheduler. ``seed``, that of the scenario,
+    decides when the variant's faults strike; one without faults does not ask for it."""
     collector = Collector(variant.cluster)
-    simulation = Simulation(variant.cluster, variant.hardware, workload, (collector.observe, *observers))
+    plan = fault_plan(variant.faults, workload, seed)
+    simulation = Simulation(variant.cluster, variant.hardware, workload, (collector.observe, *observers), plan)
     simulation.run()
-    return result_of(variant, collector.finish(), [*workload.notes, *simulation.notes()], simulation.events_total)
+    notes = [*workload.notes, *simulation.notes()]
+    result = result_of(variant, collector.finish(), notes, simulation.events_total)
+    return replace(result, faults=simulation.faults)
 
 
 def result_of(variant: Variant, columns: RunColumns, notes: Sequence[str], events: int = 0) -> VariantResult:
@@ -113,7 +121,7 @@ def run_scenario(
                 workload = workloads[variant.name]
                 watch = _watcher(advance, variant.name, done, total)
                 results[variant.name] = _simulate_recorded(
-                    variant, workload, records if record or timeline else None, watch
+                    variant, workload, scenario.seed, records if record or timeline else None, watch
                 )
                 done += len(workload)
         finally:
@@ -141,14 +149,14 @@ def write_run_report(run: RunFolder) -> None:
 
 
 def _simulate_recorded(
-    variant: Variant, workload: Workload, records: Path | None, watch: tuple[Observer, ...]
+    variant: Variant, workload: Workload, seed: int, records: Path | None, watch: tuple[Observer, ...]
 ) -> VariantResult:
     if records is None:
-        return simulate(variant, workload, watch)
+        return simulate(variant, workload, watch, seed=seed)
     path = records / f"{variant.name}{RECORD_SUFFIX}"
     try:
         with RecordWriter(path, variant.name, variant.cluster) as writer:
-            return simulate(variant, workload, (writer.observe, *watch))
+            return simulate(variant, workload, (writer.observe, *watch), seed=seed)
     except BaseException:
         path.unlink(missing_ok=True)  # half a record is of no use to anybody
         raise

@@ -10,9 +10,18 @@ from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 
+import msgspec
 from worlds import cluster
 
-from kvsim.core.cluster import ClusterSpec, ControllerRoles, PolicySpec, RoleSpec, ThresholdRoles, TransferMode
+from kvsim.core.cluster import (
+    ClusterSpec,
+    ControllerRoles,
+    PlacementRule,
+    PolicySpec,
+    RoleSpec,
+    ThresholdRoles,
+    TransferMode,
+)
 from kvsim.core.messages import (
     AssignBlocks,
     BlockRuns,
@@ -26,6 +35,7 @@ from kvsim.core.messages import (
     Event,
     FinishRequest,
     KeepRole,
+    Labels,
     LayersReady,
     PrefillDone,
     Record,
@@ -97,6 +107,7 @@ class FaultWorld:
         self.ends: dict[RequestId, str] = {}
         self.choices: Counter[str] = Counter()
         self._modes: dict[RequestId, str] = {}
+        self._tenants: list[str] = []
         self.tokens = [0] * len(wants)
         self._wants = wants
         self._random = random
@@ -182,7 +193,14 @@ class FaultWorld:
                 return DeadlineReached()
         prompt, _, limit = self._wants[self._arrived]
         self._arrived += 1
-        return RequestArrived(Request(RequestId(self._arrived - 1), prompt, limit))
+        return RequestArrived(Request(RequestId(self._arrived - 1), prompt, limit, self._labels()))
+
+    def _labels(self) -> Labels:
+        """A tenant, if there are any."""
+        if not self.spec.policy.placement_rules:
+            return ()
+        self._tenants.append(self._random.choice("xy"))
+        return (("tenant", self._tenants[-1]),)
 
     def _compute(self, run: Run) -> Event:
         command = run.command
@@ -334,6 +352,7 @@ class FaultWorld:
         match command:
             case AssignBlocks(worker, request, blocks):
                 self._assert_serves(worker)
+                self._assert_permitted(worker, request)
                 taken = {block for holding in self._held[worker].values() for block in holding.blocks}
                 assert not taken & set(ids(blocks)), "a block is given twice"
                 self._held[worker].setdefault(request, Holding()).blocks += ids(blocks)
@@ -357,6 +376,7 @@ class FaultWorld:
             case StartTransfer(transfer, source=source, target=target):
                 self._assert_there(source)
                 self._assert_there(target)
+                self._assert_stays(source, target)
                 if command.first_layer == 0:
                     self._held[target][command.request].layers = 0
                 self._moving[transfer] = Moving(command)
@@ -412,6 +432,17 @@ class FaultWorld:
         self._assert_there(worker)
         assert worker not in self._switching, f"an order to worker {worker}, which changes its role"
 
+    def _assert_permitted(self, worker: WorkerId, request: RequestId) -> None:
+        """A request gets blocks from workers of its tenant only."""
+        if PlacementRule("request", "tenant") in self.spec.policy.placement_rules:
+            assert dict(self.spec.workers[worker].labels)["tenant"] == self._tenants[request]
+
+    def _assert_stays(self, source: WorkerId, target: WorkerId) -> None:
+        """KV stays at its site."""
+        if PlacementRule("kv", "site") in self.spec.policy.placement_rules:
+            sites = [dict(self.spec.workers[worker].labels)["site"] for worker in (source, target)]
+            assert sites[0] == sites[1], f"KV leaves its site: {source} to {target}"
+
     def _assert_role(self, command: RunPrefill | RunDecode) -> None:
         """Of prompts a decode worker computes those only of which that was said."""
         role = self._roles[command.worker]
@@ -449,8 +480,8 @@ def random_roles(random: Random) -> RoleSpec:
     threshold = ThresholdRoles(
         prefill_queue_tokens_high=random.choice((4, 12)),
         prefill_queue_tokens_low=random.choice((4, 40)),
-        decode_memory_permille_high=random.choice((50, 300)),
-        decode_memory_permille_low=random.choice((300, 1000)),
+        decode_load_permille_high=random.choice((50, 300)),
+        decode_load_permille_low=random.choice((300, 1000)),
     )
     controller = ControllerRoles(
         ttft_ns=random.choice((5, 50)),
@@ -470,9 +501,10 @@ def random_roles(random: Random) -> RoleSpec:
 
 
 def random_world(
-    mode: TransferMode, seed: int, faults: float = 0.2, requests: int = 20, roles: bool = False
+    mode: TransferMode, seed: int, faults: float = 0.2, requests: int = 20, roles: bool = False, rules: bool = False
 ) -> FaultWorld:
-    """A random small cluster with little memory and random requests; with ``roles``, of workers that change theirs."""
+    """A random small cluster with little memory and random requests; with ``roles``, of workers that change theirs,
+    with ``rules``, of workers at two sites and of two tenants, and of requests of these tenants."""
     random = Random(seed)
     prefill, decode = random.randint(1, 3), random.randint(1, 3)
     policy = PolicySpec(
@@ -493,4 +525,18 @@ def random_world(
         link_bytes_per_s=random.choice((0, 10**12, 10**13)) if mode == "adaptive" else 0,  # beside ns of prefill
     )
     wants = [(random.randint(1, 16), random.randint(1, 12), random.choice((3, 8, 100))) for _ in range(requests)]
-    return FaultWorld(spec, wants, random, faults)
+    return FaultWorld(with_rules(spec, random) if rules else spec, wants, random, faults)
+
+
+def with_rules(spec: ClusterSpec, random: Random) -> ClusterSpec:
+    """The same cluster with random labels, KV that stays at its site and perhaps requests that stay with their
+    tenant. Some requests may have no worker left."""
+    workers = [
+        msgspec.structs.replace(
+            worker, labels=(("site", random.choice("ab")), ("tenant", random.choice(("x", "x", "y"))))
+        )
+        for worker in spec.workers
+    ]
+    within = (PlacementRule("kv", "site"), PlacementRule("request", "tenant"))
+    policy = msgspec.structs.replace(spec.policy, placement_rules=random.choice((within[:1], within[1:], within)))
+    return ClusterSpec(spec.kv, tuple(workers), policy)

@@ -29,6 +29,16 @@ def test_no_request_is_lost_while_workers_change_their_roles(mode: TransferMode,
     assert len(played.ends) == 20
 
 
+@pytest.mark.parametrize("mode", ALL_MODES)
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_no_request_is_lost_and_no_rule_broken_where_kv_must_stay(mode: TransferMode, seed: int) -> None:
+    """The world and the laws of the scheduler both look at every order."""
+    played = random_world(mode, seed, rules=True)
+    played.play()
+    assert len(played.ends) == 20
+
+
 @pytest.mark.parametrize("mode", DISAGGREGATED)
 def test_random_worlds_do_change_roles(mode: TransferMode) -> None:
     worlds = [random_world(mode, seed, roles=True) for seed in range(8)]

@@ -87,7 +87,6 @@ def test_a_scenario_runs_with_it_and_its_resolved_form_needs_no_file(folder: Pat
                 "nic": "cx7-400g",
                 "profile": "gpu.yaml",
                 "kv_blocks": 100,
-                "ready_after": "1 s",
             }
         },
         "transfer": {"mode": "colocated"},
@@ -103,7 +102,6 @@ def test_a_scenario_runs_with_it_and_its_resolved_form_needs_no_file(folder: Pat
     file = tmp_path / "scenario.yaml"
     file.write_text(yaml.safe_dump(scenario))
     first = run_scenario(load_scenario(file), tmp_path / "first", report=False)
-    assert first.requests["first_token_ns"].min() > 10**9
     (tmp_path / "gpu.yaml").unlink()
     again = run_scenario(load_scenario(first.path / "scenario.yaml"), tmp_path / "again", report=False)
     assert again.requests.equals(first.requests)

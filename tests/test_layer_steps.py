@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -130,14 +129,3 @@ def test_a_run_over_several_pieces_is_the_same_step_by_step(requests: list[tuple
     stepwise, _ = run(with_steps_max(spec, 1), workload(requests), world(spec))
     assert fused.requests.finished_ns.tolist() == stepwise.requests.finished_ns.tolist()
     assert fused.steps.end_ns.tolist() == stepwise.steps.end_ns.tolist()
-
-
-def test_a_worker_takes_requests_when_it_is_ready() -> None:
-    spec = cluster("colocated", prefill=1, decode=0)
-    absent = tuple(msgspec.structs.replace(worker, present=False) for worker in spec.workers)
-    ready = world(spec)
-    late = replace(ready, workers=tuple(replace(worker, joins_ns=5_000_000) for worker in ready.workers))
-    load = workload([(0, 16, 3), (1_000, 16, 3)])
-    now, _ = run(spec, workload([(5_000_000, 16, 3), (5_000_000, 16, 3)]), ready)
-    waited, _ = run(ClusterSpec(spec.kv, absent, spec.policy), load, late)
-    assert waited.requests.finished_ns.tolist() == now.requests.finished_ns.tolist()

@@ -52,6 +52,7 @@ KEYS = [
     "makespan_s",
     "transfers",
     "preemptions",
+    "role_switches",
 ]
 
 

@@ -18,6 +18,7 @@ pytest.importorskip(
 
 from real_models import Reference, model_cluster, write_model
 from test_real_equality import prompts
+from transport_world import RDMA
 from worlds import Recorder
 
 from backends.driver.errors import ServiceError, SubmissionError
@@ -53,6 +54,7 @@ def service(cluster: ClusterSpec, source: ModelSource, transport: str = "shm", *
 @pytest.mark.parametrize(
     ("mode", "transport", "prefill", "decode"),
     [
+        *[pytest.param(mode, "verbs", 1, 1, marks=RDMA) for mode in ("push", "pull", "streamed")],
         ("push", "tcp", 2, 1),
         ("pull", "shm", 1, 2),
         ("streamed", "shm", 1, 1),

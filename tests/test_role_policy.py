@@ -21,8 +21,8 @@ from kvsim.core.role_policy import (
 THRESHOLD = ThresholdRoles(
     prefill_queue_tokens_high=1000,
     prefill_queue_tokens_low=200,
-    decode_memory_permille_high=900,
-    decode_memory_permille_low=500,
+    decode_load_permille_high=900,
+    decode_load_permille_low=500,
 )
 CONTROLLER = ControllerRoles(
     ttft_ns=2 * NS_PER_S, tpot_ns=50_000_000, pressure_permille=800, margin_permille=100, window_ns=NS_PER_S
@@ -34,7 +34,9 @@ CALM = RoleView(
     prompt_tokens_per_s=0,
     prefill_tokens_per_s=1000,
     context_tokens=0,
+    requests_placed=0,
     capacity_tokens=1000,
+    batch_requests=100,
     tpot_ns=0,
 )
 
@@ -42,7 +44,7 @@ CALM = RoleView(
 @pytest.mark.parametrize(
     ("queued", "context", "source"),
     [
-        (2000, 1000, "decode"),  # 1000 a prefill worker, decode memory at 500: both marks are met
+        (2000, 1000, "decode"),  # 1000 a prefill worker, decode workers filled to 500: both marks are met
         (1999, 1000, None),  # 999 a worker
         (2000, 1002, None),  # 501 permille
         (400, 1800, "prefill"),  # 200 a worker, 900 permille
@@ -63,7 +65,7 @@ def test_a_threshold_move_says_by_which_numbers() -> None:
     move = threshold_move(THRESHOLD, replace(CALM, prompt_tokens_queued=2400, context_tokens=100))
     assert move is not None
     assert (move.source, move.target) == ("decode", "prefill")
-    assert move.reason == "1200 prompt tokens queued per prefill worker, decode memory at 50 permille"
+    assert move.reason == "1200 prompt tokens queued per prefill worker, decode workers filled to 50 permille"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,12 @@ def test_a_threshold_move_says_by_which_numbers() -> None:
 )
 def test_prefill_needs_workers_for_what_arrives_and_for_what_would_be_late(queued: int, per_s: int, need: int) -> None:
     view = replace(CALM, prompt_tokens_queued=queued, prompt_tokens_per_s=per_s)
-    assert prefill_need_permille(CONTROLLER, view) == need
+    assert prefill_need_permille(CONTROLLER, view, 2) == need
+
+
+def test_full_batches_load_decode_workers_as_full_memory_does() -> None:
+    assert decode_need_permille(CONTROLLER, replace(CALM, context_tokens=900, requests_placed=50)) == 900
+    assert decode_need_permille(CONTROLLER, replace(CALM, context_tokens=900, requests_placed=150)) == 1500
 
 
 @pytest.mark.parametrize(
@@ -131,7 +138,7 @@ def test_no_load_moves_a_worker_back_and_forth(
 ) -> None:
     """After a move the same load never asks for the opposite one: that is what margins and marks are for."""
     for policy in (THRESHOLD, CONTROLLER):
-        view = RoleView(prefill, decode, queued, per_s, 1000, context, 1000, 0)
+        view = RoleView(prefill, decode, queued, per_s, 1000, context, 0, 1000, 100, 0)
         move = choose_move(policy, view)
         if move is None:
             continue

@@ -123,7 +123,7 @@ def test_the_text_that_the_tests_here_spoil_is_good(tmp_path: Path) -> None:
         (
             "  requests: 10\n",
             "",
-            "s.yaml:5:1: workload: found arrivals and lengths, expected requests as well, or else a trace",
+            "s.yaml:5:1: workload: found arrivals and lengths, expected requests as well, or else phases or a trace",
         ),
         (
             "requests: 10",

@@ -4,6 +4,7 @@ After the example of TigerBeetle's ``src/tidy.zig``: rules that a review would o
 """
 
 import ast
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,9 @@ def test_a_shipped_scenario_runs(file: Path, tmp_path: Path) -> None:
         if not trace.is_file():
             pytest.skip(f"needs {trace.name}: {workload['trace']['source']}")
         overrides = [f"workload.trace.path={trace}", "workload.trace.requests_max=6"]
+    if "phases" in workload:
+        first = {**workload["phases"][0], "duration": "1 s", "arrivals": {"kind": "fixed", "rate": "6 req/s"}}
+        overrides = [f"workload.phases={json.dumps([first])}"]
     scenario = load_scenario(file, overrides)
     summary = run_scenario(scenario, tmp_path / "run", report=False).summary
     assert list(summary["variants"]) == [variant.name for variant in scenario.variants]

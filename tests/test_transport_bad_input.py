@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 from transport_world import (
+    ALL,
     PAIR_BYTES,
     ends,
     flat_tensor,
@@ -16,12 +17,11 @@ from transport_world import (
     ranges_between,
 )
 
-from backends.transport.choose import TRANSPORTS
 from backends.transport.port import TransportError
 from kvsim.core.descriptors import Ranges
 
 
-@pytest.fixture(params=TRANSPORTS)
+@pytest.fixture(params=ALL)
 def kind(request: pytest.FixtureRequest) -> str:
     """The transport under test."""
     return str(request.param)
@@ -93,7 +93,7 @@ def test_a_tensor_of_torch_can_be_registered(kind: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"transport": "verbs"},
+        {"transport": "pigeon"},
         {"version": 99},
         {"audience": "c"},
         {"owner": ""},

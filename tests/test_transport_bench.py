@@ -13,7 +13,8 @@ from backends.transport.bench_side import scattered_blocks, stamp, wrong_blocks
 from backends.transport.choose import TRANSPORTS
 from backends.transport.port import TransportError
 
-SMALL = TransferBenchOptions(TRANSPORTS, (4096, 65536), (1 << 20,), pool_bytes=4 << 20, repetitions=1, latency_rounds=3)
+HERE = tuple(transport for transport in TRANSPORTS if not missing(transport))
+SMALL = TransferBenchOptions(HERE, (4096, 65536), (1 << 20,), pool_bytes=4 << 20, repetitions=1, latency_rounds=3)
 
 
 def test_every_transport_moves_every_block_in_both_directions() -> None:
@@ -21,7 +22,7 @@ def test_every_transport_moves_every_block_in_both_directions() -> None:
     result = measure_transfers(SMALL, told.append)
     assert [(row.transport, row.block_bytes, row.operation) for row in result.rows] == [
         (transport, block_bytes, operation)
-        for transport in TRANSPORTS
+        for transport in HERE
         for block_bytes in SMALL.block_bytes
         for operation in ("read", "write")
     ]
@@ -31,7 +32,7 @@ def test_every_transport_moves_every_block_in_both_directions() -> None:
         # one repetition: the ratios are those of the one pair of timings
         assert row.memcpy_ratio == pytest.approx(row.bytes_per_s / row.memcpy_bytes_per_s)
         assert row.stream_ratio == pytest.approx(row.bytes_per_s / row.stream_bytes_per_s)
-    assert [row.transport for row in result.idle] == list(TRANSPORTS)
+    assert [row.transport for row in result.idle] == list(HERE)
     for idle in result.idle:  # a thread that spins would use a whole core
         assert idle.cpu_share < 0.1
         assert idle.wakeups_per_s < (150 if idle.transport == "message" else 5)  # gloo looks round 100 times a second

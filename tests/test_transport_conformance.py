@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 from transport_world import (
+    ALL,
     ONE_SIDED,
     PAIR_BYTES,
     End,
@@ -18,14 +19,14 @@ from transport_world import (
     shuffled_blocks,
 )
 
-from backends.transport.choose import TRANSPORTS, open_transport
+from backends.transport.choose import open_transport
 from backends.transport.port import Completion, TransportError
 from kvsim.core.cluster import KvSpec
 from kvsim.core.descriptors import Ranges, transfer_ranges
 from kvsim.core.kv_tensor import KvTensor, contiguous_kv_tensor
 
 
-@pytest.fixture(params=TRANSPORTS)
+@pytest.fixture(params=ALL)
 def kind(request: pytest.FixtureRequest) -> str:
     """The transport under test."""
     return str(request.param)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from transport_world import (
+    ALL,
     ONE_SIDED,
     flat_tensor,
     join,
@@ -11,12 +12,11 @@ from transport_world import (
     ranges_between,
 )
 
-from backends.transport.choose import TRANSPORTS
 from backends.transport.port import PeerLost, TransportError
 from kvsim.core.descriptors import Ranges
 
 
-@pytest.fixture(params=TRANSPORTS)
+@pytest.fixture(params=ALL)
 def kind(request: pytest.FixtureRequest) -> str:
     """The transport under test."""
     return str(request.param)

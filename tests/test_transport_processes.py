@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from transport_child import BLOCK_BYTES, join_child, start_child
 from transport_world import (
+    ALL,
     ends,
     make_end,
     ranges_between,
     shuffled_blocks,
 )
 
-from backends.transport.choose import TRANSPORTS
 from backends.transport.port import PeerLost
 
 
-@pytest.fixture(params=TRANSPORTS)
+@pytest.fixture(params=ALL)
 def kind(request: pytest.FixtureRequest) -> str:
     """The transport under test."""
     return str(request.param)

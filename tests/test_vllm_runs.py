@@ -44,7 +44,7 @@ def test_the_shipped_scenario_says_what_the_settings_of_the_run_say(tmp_path: Pa
     settings = vllm_runs.settings(meta_file(tmp_path, json.dumps(META)))
     assert shipped["workers"]["gpu"].pop("profile")
     ready_after, _ = vllm_runs.FIRST_STEPS["rtx4090_vllm_run"]
-    assert shipped["workers"]["gpu"].pop("ready_after") == ready_after
+    assert shipped["faults"] == [{"kind": "worker_joins", "worker": "gpu", "at": ready_after}]
     assert shipped["workers"]["gpu"].pop("count") == 1
     settings["workers"]["gpu"].pop("tensor_parallel")  # 1 is the default
     for key in ("model", "cache", "workers", "transfer", "scheduling"):

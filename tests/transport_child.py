@@ -53,7 +53,8 @@ class Child:
 def start_child(kind: str, name: str, peer: str, pool_bytes: int, seed: int) -> Child:
     """A child with a pool of random bytes made from ``seed``."""
     here = Path(__file__)
-    environment = {**os.environ, "PYTHONPATH": f"{here.parents[1]}{os.pathsep}{here.parent}"}
+    path = os.pathsep.join(filter(None, (str(here.parents[1]), str(here.parent), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path}
     arguments = [sys.executable, str(here), kind, name, peer, str(pool_bytes), str(seed)]
     return Child(subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment))
 

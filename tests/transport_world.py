@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
-from backends.transport.choose import open_transport
+from backends.transport.bench_peers import missing
+from backends.transport.choose import TRANSPORTS, open_transport
 from backends.transport.port import (
     Completion,
     Notification,
@@ -27,8 +29,30 @@ from kvsim.core.kv_tensor import KvTensor
 TIMEOUT_S = 30.0
 """How long a test waits for an event before it fails. Events come within milliseconds."""
 
-ONE_SIDED = ("shm", "tcp")
 PAIR_BYTES = 1 << 20
+
+
+def parameters(*kinds: str) -> list[object]:
+    """These transports as parameters of tests. Those with verbs bear the mark rdma, and are skipped without a device:
+    ``tests/rdma_guest/run_suite.sh`` runs them under a kernel that has one."""
+    return [_parameter(kind) for kind in kinds]
+
+
+def _parameter(kind: str) -> object:
+    return pytest.param(kind, marks=RDMA) if kind == "verbs" else kind
+
+
+_MISSING = missing("verbs")
+RDMA = (
+    pytest.mark.rdma,
+    pytest.mark.skipif(
+        bool(_MISSING), reason=f"no RDMA here: {_MISSING.split(':')[0]}; see tests/rdma_guest/run_suite.sh"
+    ),
+)
+"""Marks of tests that need a device."""
+
+ALL = parameters(*TRANSPORTS)
+ONE_SIDED = parameters("shm", "tcp", "verbs")
 
 
 def flat_tensor(blocks: int, block_bytes: int) -> KvTensor:

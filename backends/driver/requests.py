@@ -13,7 +13,7 @@ import msgspec
 
 from backends.control.messages import DecodeStart, RequestTerms, Sampling
 from backends.driver.errors import SubmissionError
-from kvsim.core.messages import Chunk, Request, RequestId
+from kvsim.core.messages import Chunk, Labels, Request, RequestId
 
 GREEDY = Sampling()
 
@@ -24,7 +24,8 @@ class Submission:
 
     ``prompt`` are token ids. The output ends with one of ``stop_tokens`` or after ``output_tokens_max``. With
     ``output_tokens`` given, stop tokens are ignored and the output ends after exactly that many, as if the model had
-    ended it there: benchmarks fix the lengths of outputs that way, unknown to the scheduler.
+    ended it there: benchmarks fix the lengths of outputs that way, unknown to the scheduler. ``labels``, sorted by
+    name, are what placement rules go by.
     """
 
     prompt: Sequence[int]
@@ -32,6 +33,7 @@ class Submission:
     sampling: Sampling = GREEDY
     stop_tokens: tuple[int, ...] = ()
     output_tokens: int | None = None
+    labels: Labels = ()
 
     def checked(self, vocabulary: int, context_tokens_max: int) -> "Submission":
         """The same, with no more output than the model has positions for. Raises SubmissionError if it cannot be
@@ -63,7 +65,8 @@ class ServedRequest:
 
     def to_core(self) -> Request:
         """The request as the scheduler sees it."""
-        return Request(self.id, len(self.submission.prompt), self.submission.output_tokens_max)
+        given = self.submission
+        return Request(self.id, len(given.prompt), given.output_tokens_max, given.labels)
 
     def tokens(self, first: int, count: int) -> list[int]:
         """Token ids ``[first, first + count)`` of the prompt followed by the output."""

@@ -75,11 +75,14 @@ class IdleRow:
 
 @dataclass(frozen=True, slots=True)
 class TransferBench:
-    """All rows, in the order of the options, and why transports were left out."""
+    """All rows, in the order of the options, and why transports were left out. ``posting_ns`` is the CPU time that one
+    work request of ``verbs`` costs at 4 KiB before the device has it, if verbs was asked for, with or without a device.
+    """
 
     rows: tuple[TransferRow, ...]
     idle: tuple[IdleRow, ...]
     skipped: dict[str, str]
+    posting_ns: float | None = None
 
 
 def measure_transfers(options: TransferBenchOptions, progress: Callable[[str], None] = lambda _: None) -> TransferBench:
@@ -103,7 +106,13 @@ def measure_transfers(options: TransferBenchOptions, progress: Callable[[str], N
             if transport in TRANSPORTS:
                 raise
             skipped[transport] = str(error)  # what others make must not end the measurement of ours
-    return TransferBench(tuple(rows), tuple(idle), skipped)
+    return TransferBench(tuple(rows), tuple(idle), skipped, _posting_ns() if "verbs" in options.transports else None)
+
+
+def _posting_ns() -> float:
+    from backends.transport.verbs.posting_cost import posting_cost_ns  # noqa: PLC0415
+
+    return posting_cost_ns()
 
 
 def _rows(

@@ -30,6 +30,10 @@ _MOONCAKE_REQUESTS_MAX = 1024  # larger batches fail over TCP
 
 def missing(kind: str) -> str:
     """Why this column cannot be measured here, or an empty text."""
+    if kind == "verbs":
+        from backends.transport.verbs.device import missing as missing_device  # noqa: PLC0415
+
+        return missing_device()
     module = {"nixl": _NIXL, "mooncake": "mooncake", "message": "torch"}.get(kind)
     return "" if module is None or find_spec(module) is not None else f"{PEERS.get(kind, module)} is not installed"
 

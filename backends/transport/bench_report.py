@@ -50,6 +50,8 @@ def notes(result: TransferBench) -> list[str]:
         f"{row.transport}: idle owner {row.cpu_share:.1%} of a core, {row.wakeups_per_s:.0f} wake-ups/s"
         for row in result.idle
     ]
+    if result.posting_ns is not None:
+        lines.append(f"verbs: {result.posting_ns / 1000:.2f} us of CPU per work request of 4 KiB, without the device's")
     if any(row.other_cores > OTHER_CORES_MAX for row in result.rows):
         lines.append(f"*: other processes kept more than {OTHER_CORES_MAX} cores busy meanwhile")
     return lines + [f"{transport}: skipped, {reason}" for transport, reason in result.skipped.items()]

@@ -13,8 +13,9 @@ JobKind: TypeAlias = Literal["read", "write", "send", "receive"]
 class Job:
     """A transfer whose ranges have been checked on our side and against what the peer described.
 
-    ``local`` are addresses of this process, ``remote`` those of the peer's regions, which have the
-    numbers ``remote_regions``; of a two-sided transfer they mean nothing.
+    ``local`` are addresses of this process and ``own`` the same ones as our regions name them (as the caller gave
+    them); ``remote`` those of the peer's regions, which have the numbers ``remote_regions``; of a two-sided transfer
+    they mean nothing.
     ``stopped`` is set by the one who wants it to end early: ``(outcome, reason)``.
     """
 
@@ -24,6 +25,7 @@ class Job:
         "kind",
         "local",
         "notification",
+        "own",
         "remote",
         "remote_regions",
         "size_bytes",
@@ -42,10 +44,13 @@ class Job:
         sizes: Sizes,
         notification: bytes = b"",
         tag: int = 0,
+        *,
+        own: Addresses | None = None,
     ) -> None:
         self.handle = handle
         self.kind = kind
         self.local = local
+        self.own = local if own is None else own
         self.remote = remote
         self.remote_regions = remote_regions
         self.sizes = sizes

@@ -42,6 +42,8 @@ TransferHandle = NewType("TransferHandle", int)
 
 Outcome: TypeAlias = Literal["done", "failed", "cancelled"]
 
+KeyScope: TypeAlias = Literal["connection", "peer", "region"]
+
 
 NOTIFICATION_BYTES_MAX = 64 * 1024
 """Longest payload of ``notify`` and of the ``notification`` of a transfer."""
@@ -64,6 +66,9 @@ class Capabilities:
     ``same_host``: peers must be processes of one host.
     ``any_memory``: ``register`` takes memory from elsewhere, not only from ``allocate``.
     ``device_memory``: ... and memory of a GPU.
+    ``key_scope``: what a key that has leaked opens: nothing, since access goes with the proven connection
+    ("connection"); the region, on queue pairs of the one peer that it was given to ("peer"); the region, for every peer
+    that is connected ("region").
     ``revocable``: after ``unregister`` or ``disconnect`` a peer that ignores the rules cannot reach the memory either.
     """
 
@@ -76,6 +81,7 @@ class Capabilities:
     any_memory: bool
     device_memory: bool
     revocable: bool
+    key_scope: KeyScope = "connection"
 
 
 class TensorMemory(Protocol):

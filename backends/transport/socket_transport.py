@@ -1,6 +1,7 @@
 """What the transports of this package have in common: regions, tokens, control connections, events.
 
-``shm``, ``tcp`` and ``message`` derive from it and say how the bytes move. ``verbs`` need not: the port is what counts.
+``shm``, ``tcp``, ``message`` and ``verbs`` derive from it and say how the bytes move. Others need not: the port is what
+counts.
 """
 
 import socket
@@ -70,6 +71,10 @@ class SocketTransport(ABC):
     def _new_carrier(self, link: Link) -> Carrier:
         """What moves the bytes of this link."""
 
+    def _place_of(self, memory: memoryview | TensorMemory) -> Memory:
+        """Where this memory lies. Raises TransportError if it cannot be a region."""
+        return memory_of(memory)
+
     def _check_memory(self, memory: Memory) -> None:  # noqa: B027 - most take any memory
         """Raise TransportError if this memory cannot be a region."""
 
@@ -102,7 +107,7 @@ class SocketTransport(ABC):
     def register(self, memory: memoryview | TensorMemory, tensor: KvTensor) -> Region:
         """See ``Transport.register``."""
         self._assert_open()
-        place = memory_of(memory)
+        place = self._place_of(memory)
         self._check_memory(place)
         return self._registry.register(place, tensor)
 
@@ -265,7 +270,7 @@ class SocketTransport(ABC):
         except OutOfRegionsError as error:
             raise TransportError(f"{kind} with {link.peer.name!r}, on our side: {error}") from None
         self._uses[handle] = use
-        return Job(handle, kind, local, theirs, remote_regions, sizes, notification, tag)
+        return Job(handle, kind, local, theirs, remote_regions, sizes, notification, tag, own=ours)
 
     def _release(self, job: Job) -> None:
         self._registry.release(self._uses.pop(job.handle))

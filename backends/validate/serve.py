@@ -18,7 +18,7 @@ from backends.driver.service import Service, ServiceLimits
 from backends.launch.local import LocalLauncher
 from backends.transport.bench_load import OtherLoad
 from backends.worker.settings import WorkerSettings
-from kvsim.core.messages import WorkerId
+from kvsim.core.messages import Labels, WorkerId
 
 LIMITS = ServiceLimits(start_timeout_s=180.0, stop_timeout_s=15.0)
 
@@ -41,13 +41,17 @@ class Running:
         self._vocabulary = vocabulary
         self._random = np.random.default_rng(np.random.SeedSequence(seed))
 
-    def serve(self, requests: Iterable[tuple[int, int, int, int]], timeout_s: float) -> None:
+    def serve(
+        self, requests: Iterable[tuple[int, int, int, int]], timeout_s: float, labels: Sequence[Labels] = ()
+    ) -> None:
         """Serve requests to the end: (arrival in ns from now, prompt tokens, output tokens, limit of output tokens)
-        each. Prompts are drawn at random. Raises ServiceError or SubmissionError."""
+        each, with their ``labels`` if there are any. Prompts are drawn at random. Raises ServiceError or
+        SubmissionError."""
         arrivals = []
-        for at_ns, prompt_tokens, output_tokens, limit in requests:
+        for index, (at_ns, prompt_tokens, output_tokens, limit) in enumerate(requests):
             prompt = self._random.integers(self._vocabulary, size=prompt_tokens).tolist()
-            arrivals.append((at_ns, Submission(prompt, limit, output_tokens=output_tokens)))
+            own = labels[index] if labels else ()
+            arrivals.append((at_ns, Submission(prompt, limit, output_tokens=output_tokens, labels=own)))
         self.service.serve_arrivals(arrivals, timeout_s)
 
     @property
@@ -77,13 +81,14 @@ def serve_load(
     observers: Sequence[Observer],
     timeout_s: float,
     seed: int = 0,
+    labels: Sequence[Labels] = (),
 ) -> Served:
     """Start workers, serve the requests (see ``Running.serve``), end the workers."""
     began_s = time.monotonic()
     with running_workers(settings, observers, seed=seed) as running:
         start_s = time.monotonic() - began_s
         load = other_load(running.service, settings)
-        running.serve(requests, timeout_s)
+        running.serve(requests, timeout_s, labels)
         other_cores = load.cores()
         decision_ns = running.decision_ns
     return Served(decision_ns, other_cores, start_s)

@@ -60,7 +60,7 @@ def assemble(
     device = torch.device(settings.device)
     dtype = DTYPES[settings.model.dtype]
     weights = _weights(settings.model, config, dtype, device)
-    transport = open_transport(settings.transport, spec.name, settings.host)
+    transport = open_transport(settings.transport, spec.name, settings.host, _pci_address(device))
     try:
         lacking = lacking_capability(settings.cluster.policy.transfer_mode, transport.capabilities)
         if lacking:
@@ -131,6 +131,15 @@ def _cache(
     if not transport.capabilities.device_memory:
         raise WorkerError(f"worker {spec.name}: transport {transport.capabilities.name} does not reach {device} memory")
     return cache, transport.register(cache.tensor, tensor).tensor
+
+
+def _pci_address(device: torch.device) -> str:
+    """Where a GPU sits, as Linux writes it ("0000:3b:00.0"); empty for a CPU."""
+    if device.type != "cuda":
+        return ""
+    from backends.transport.verbs.gpu import pci_address  # noqa: PLC0415
+
+    return pci_address(torch.cuda.current_device() if device.index is None else device.index)
 
 
 def _capabilities(capabilities: Capabilities) -> tuple[Capability, ...]:

@@ -12,11 +12,12 @@ from kvsim.core.cluster import TransferMode
 __all__ = ["TRANSPORTS", "lacking_capability", "open_transport"]
 
 
-def open_transport(kind: str, name: str, host: str) -> Transport:
-    """The transport of this kind for the worker of this name. Raises WorkerError for a kind that there is not."""
+def open_transport(kind: str, name: str, host: str, gpu_pci_address: str = "") -> Transport:
+    """The transport of this kind for the worker of this name, over the network card nearest to its GPU if it has one.
+    Raises WorkerError for a kind that there is not, TransportError for one that cannot work here."""
     if kind not in TRANSPORTS:
         raise WorkerError(f"transport {kind!r} is none of {', '.join(TRANSPORTS)}")
-    return choose.open_transport(kind, name, host)
+    return choose.open_transport(kind, name, host, gpu_pci_address=gpu_pci_address)
 
 
 def lacking_capability(mode: TransferMode, capabilities: Capabilities) -> str:

@@ -13,7 +13,7 @@ Only what a real scheduler knows is used: rated link speeds, what it has ordered
 not depend on how far a decode run in progress has come, which differs between fused and single steps.
 """
 
-from kvsim.core.cluster import ClusterSpec
+from kvsim.core.cluster import ClusterSpec, PolicySpec
 from kvsim.core.fleet import Fleet
 from kvsim.core.links import LinkLoads
 from kvsim.core.messages import ChooseMode, ModeReason, RunId, ServingMode, WorkerId
@@ -24,6 +24,14 @@ from kvsim.core.request import RequestState
 
 PLENTY = LOAD_SCALE * 3 // 4
 """Up to this share of a pool memory is plenty: what a request holds early nobody else is about to miss."""
+
+
+def mode_of(policy: PolicySpec) -> ServingMode:
+    """How a request is served unless something else is chosen for it."""
+    mode = policy.transfer_mode
+    if mode == "adaptive":
+        return "pull"
+    return "local" if mode == "colocated" else mode
 
 
 class ModeChooser:
@@ -75,15 +83,15 @@ class ModeChooser:
         """
         state.mode = "pull"
         tokens = state.context_tokens
-        source = self._fleet.find_prefill(tokens)
-        candidates = [self._local_cost(worker, tokens) for _, worker in self._fleet.decode_candidates(tokens)]
+        source = self._fleet.find_prefill(state)
+        candidates = [self._local_cost(worker, tokens) for _, worker in self._fleet.decode_candidates(state)]
         if not candidates:
             return None
         cost_ns, share, worker = min(candidates)
         if source is None:
             return self._choose(state, worker, "local", "no_prefill_worker", (0, cost_ns, 0, share))
         queue_ns, prefill_ns = self._queue_ns(source), self._prefill_ns(source, tokens)
-        target = self._fleet.find_decode(tokens, source)
+        target = self._fleet.find_decode(state, source)
         transfer_ns = self._transfer_ns(source, target, tokens) if target is not None else 0
         exposed_ns = max(transfer_ns - prefill_ns, transfer_ns * self._group // self._layers)
         sooner = self._speed_of_all.known and cost_ns < queue_ns + prefill_ns + exposed_ns
@@ -129,7 +137,7 @@ class ModeChooser:
         """The decode worker that would be chosen; what is left of the run, how long it takes in all, how long all that
         it computes takes to move, and how full the worker's memory would be. None without a decode worker."""
         source, tokens = state.prefill_side(), state.context_tokens
-        worker = self._fleet.find_decode(tokens, source)
+        worker = self._fleet.find_decode(state, source)
         if worker is None:
             return None
         known = self._runs.get(source)

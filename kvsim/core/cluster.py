@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from kvsim.core.messages import WorkerId
+from kvsim.core.messages import Labels, WorkerId
 
 Role: TypeAlias = Literal["prefill", "decode", "colocated"]
 TransferMode: TypeAlias = Literal["push", "pull", "streamed", "message", "adaptive", "colocated"]
@@ -44,7 +44,8 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     it. ``watermark_blocks`` stay free when a new request is admitted, so that running ones can grow. A worker that is
     not ``present`` from the start comes with ``WorkerJoined``. ``paths`` are the ways (NICs, transports) of which its
     driver can use one instead of another. ``link_bytes_per_s`` is the rated speed of its NICs together, each way, and
-    ``uplink`` the one of the cluster's that joins it to the others; 0 and None where unknown.
+    ``uplink`` the one of the cluster's that joins it to the others; 0 and None where unknown. ``labels`` are what
+    placement rules go by.
     """
 
     id: WorkerId
@@ -59,6 +60,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     paths: int = 1
     link_bytes_per_s: int = 0
     uplink: str | None = None
+    labels: Labels = ()
 
 
 class SharedLink(msgspec.Struct, frozen=True):
@@ -69,13 +71,13 @@ class SharedLink(msgspec.Struct, frozen=True):
 
 
 class ThresholdRoles(msgspec.Struct, frozen=True, tag="threshold"):
-    """Change a role where one queue is above its high mark and the other below its low mark: prompt tokens queued per
-    prefill worker, and the share of decode memory that is spoken for, in thousandths."""
+    """Change a role where one load is above its high mark and the other below its low mark: prompt tokens queued per
+    prefill worker, and the share of decode workers' memory or batches that is spoken for, in thousandths."""
 
     prefill_queue_tokens_high: int
     prefill_queue_tokens_low: int
-    decode_memory_permille_high: int
-    decode_memory_permille_low: int
+    decode_load_permille_high: int
+    decode_load_permille_low: int
 
 
 class ControllerRoles(msgspec.Struct, frozen=True, tag="controller"):
@@ -104,6 +106,14 @@ class RoleSpec(msgspec.Struct, frozen=True):
     drain_max_ns: int | None = None
     prefill_min: int = 1
     decode_min: int = 1
+
+
+class PlacementRule(msgspec.Struct, frozen=True):
+    """``kv``: KV stays among workers with the same value of the label. ``request``: a request stays on workers that
+    have its own value of it."""
+
+    kind: Literal["kv", "request"]
+    label: str
 
 
 class PolicySpec(msgspec.Struct, frozen=True):
@@ -140,6 +150,7 @@ class PolicySpec(msgspec.Struct, frozen=True):
     kv_lease_ns: int | None = None
     queue_requests_max: int | None = None
     roles: RoleSpec | None = None
+    placement_rules: tuple[PlacementRule, ...] = ()
     admission: Admission = "chunk"
     async_scheduling: bool = False
     prefix_caching: bool = False

@@ -9,9 +9,11 @@ from kvsim.core.cluster import ClusterSpec, Role
 from kvsim.core.colocated_engine import ColocatedEngine
 from kvsim.core.decode_engine import DecodeEngine
 from kvsim.core.links import LinkLoads
-from kvsim.core.messages import DedicatedRole, SwitchId, WorkerId
+from kvsim.core.messages import DedicatedRole, Request, SwitchId, WorkerId
 from kvsim.core.placement import choose_near, choose_worker, relative_load
 from kvsim.core.prefill_engine import PrefillEngine
+from kvsim.core.request import RequestState
+from kvsim.core.rules import Rules
 
 Engine = PrefillEngine | DecodeEngine | ColocatedEngine
 
@@ -23,6 +25,8 @@ class Fleet:
     def __init__(self, cluster: ClusterSpec, links: LinkLoads | None = None) -> None:
         kv, policy = cluster.kv, cluster.policy
         self._links = links
+        self.rules = Rules(cluster) if policy.placement_rules else None
+        assert self.rules is None or policy.roles is None, "roles change with no regard to placement rules"
         self._policy = policy
         self.prefill: dict[WorkerId, PrefillEngine] = {}
         self.decode: dict[WorkerId, DecodeEngine] = {}
@@ -204,56 +208,103 @@ class Fleet:
         waiting += sum([engine.requests_waiting for engine in self.colocated.values()])
         return waiting + (sum([len(engine.waiting()) for engine in self.decode.values()]) if decode else 0)
 
-    def place_prefill(self, context_tokens: int, avoid: WorkerId | None = None) -> WorkerId | None:
-        """A worker to compute the prompt: by outstanding prompt tokens, or in turn; ``avoid`` only if there is no
-        other. None if there is none at all."""
-        worker = self.find_prefill(context_tokens, avoid)
+    def place_prefill(self, state: RequestState) -> WorkerId | None:
+        """A worker to compute the prompt: by outstanding prompt tokens, or in turn; the one that it rather avoids only
+        if there is no other. None if there is none at all."""
+        worker = self.find_prefill(state)
         self._prefill_turn += worker is not None
         return worker
 
-    def find_prefill(self, context_tokens: int, avoid: WorkerId | None = None) -> WorkerId | None:
+    def find_prefill(self, state: RequestState) -> WorkerId | None:
         """Whom ``place_prefill`` would choose now."""
         candidates = [
             (engine.tokens_outstanding, worker)
             for worker, engine in (self.colocated or self.prefill).items()
-            if self._placeable[worker] and context_tokens < self._capacity_tokens[worker]
+            if self._placeable[worker] and state.context_tokens < self._capacity_tokens[worker]
         ]
-        if avoid is not None and len(candidates) > 1:
-            candidates = [candidate for candidate in candidates if candidate[1] != avoid]
+        if self.rules is not None:
+            candidates = self._permitted(state, state.decode_worker, candidates, tuple(self.decode))
+        if state.avoid_prefill is not None and len(candidates) > 1:
+            candidates = [candidate for candidate in candidates if candidate[1] != state.avoid_prefill]
         return choose_worker(self._policy.prefill_placement, candidates, self._prefill_turn) if candidates else None
 
     def place_decode(
-        self, context_tokens: int, source: WorkerId | None = None, avoid: WorkerId | None = None
+        self, state: RequestState, source: WorkerId | None, avoid: WorkerId | None = None
     ) -> WorkerId | None:
         """A worker to decode: by the share of its pool that is spoken for, by that and the links from ``source``, or in
         turn; ``avoid`` only if there is no other. None if there is none at all."""
-        worker = self.find_decode(context_tokens, source, avoid)
+        worker = self.find_decode(state, source, avoid)
         self._decode_turn += worker is not None
         return worker
 
     def find_decode(
-        self, context_tokens: int, source: WorkerId | None = None, avoid: WorkerId | None = None
+        self, state: RequestState, source: WorkerId | None, avoid: WorkerId | None = None
     ) -> WorkerId | None:
         """Whom ``place_decode`` would choose now."""
-        candidates = self.decode_candidates(context_tokens)
+        candidates = self.decode_candidates(state)
+        if self.rules is not None:
+            candidates = self._permitted(state, source, candidates, tuple(self.prefill))
         if avoid is not None and len(candidates) > 1:
             candidates = [candidate for candidate in candidates if candidate[1] != avoid]
         if not candidates:
             return None
         if self._links is None or source is None or self._policy.decode_placement != "link_aware":
             return choose_worker(self._policy.decode_placement, candidates, self._decode_turn)
-        size_bytes = context_tokens * self._cluster.kv.bytes_per_token
+        tokens = state.context_tokens
+        size_bytes = tokens * self._cluster.kv.bytes_per_token
         hand_overs_ns = [self._links.transfer_ns(source, worker, size_bytes) for _, worker in candidates]
-        own_loads = [relative_load(context_tokens, self._capacity_tokens[worker]) for _, worker in candidates]
+        own_loads = [relative_load(tokens, self._capacity_tokens[worker]) for _, worker in candidates]
         return choose_near(candidates, hand_overs_ns, own_loads)
 
-    def decode_candidates(self, context_tokens: int) -> list[tuple[int, WorkerId]]:
-        """Workers that could decode such a request, each behind its load, in order of id."""
+    def decode_candidates(self, state: RequestState) -> list[tuple[int, WorkerId]]:
+        """Workers that could decode the request if it were computed there too, each behind its load, in order of id."""
+        rules = self.rules
         return [
             (relative_load(engine.tokens_outstanding, self._capacity_tokens[worker]), worker)
             for worker, engine in self.decode.items()
-            if self._placeable[worker] and context_tokens < self._capacity_tokens[worker]
+            if self._placeable[worker]
+            and state.context_tokens < self._capacity_tokens[worker]
+            and (rules is None or rules.may_serve(state.request, worker))
         ]
+
+    def _permitted(
+        self,
+        state: RequestState,
+        other: WorkerId | None,
+        candidates: list[tuple[int, WorkerId]],
+        partners: tuple[WorkerId, ...],
+    ) -> list[tuple[int, WorkerId]]:
+        """Those of ``candidates`` that rules allow: with the ``other`` side where that is chosen, else with one of its
+        ``partners``, rather with one that is there."""
+        rules, request = self.rules, state.request
+        assert rules is not None, "asked for rules where there are none"
+        candidates = [candidate for candidate in candidates if rules.may_serve(request, candidate[1])]
+        if other is not None:
+            return [candidate for candidate in candidates if rules.may_move(candidate[1], other)]
+        if self.colocated:
+            return candidates
+        partners = tuple([worker for worker in partners if state.context_tokens < self._capacity_tokens[worker]])
+        present = tuple([worker for worker in partners if self._placeable[worker]])
+        paired = [candidate for candidate in candidates if rules.has_partner(request, candidate[1], present)]
+        return paired or [candidate for candidate in candidates if rules.has_partner(request, candidate[1], partners)]
+
+    def context_tokens_limit(self, request: Request) -> int:
+        """The longest context that some pair of workers serves, or one colocated worker; 0 if rules leave none."""
+        rules = self.rules
+        if rules is None:
+            return self.context_tokens_max
+        served = [spec.id for spec in self._cluster.workers if rules.may_serve(request, spec.id)]
+        if self.colocated:
+            return max([self._capacity_tokens[worker] for worker in served], default=0)
+        sources = [worker for worker in served if worker in self.prefill]
+        targets = [worker for worker in served if worker in self.decode]
+        limits = [
+            min(self._capacity_tokens[source], self._capacity_tokens[target])
+            for source in sources
+            for target in targets
+            if rules.may_move(source, target)
+        ]
+        return max(limits, default=0)
 
     def _largest(self, workers: Iterable[WorkerId]) -> int:
         return max(self._capacity_tokens[worker] for worker in workers)

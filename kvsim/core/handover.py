@@ -187,6 +187,10 @@ class HandOver:
             self._planners[degrees] = TransferPlanner(self._kv, *degrees)
         return self._planners[degrees]
 
+    def ends(self) -> list[tuple[WorkerId, WorkerId]]:
+        """Source and target of every transfer in flight."""
+        return [(source, target) for source, target, _ in self._ends.values()]
+
     def check(self) -> None:
         """Assert that at most one transfer of a request is in flight and that the counts agree."""
         for transfer, state in self._arriving.items():

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from kvsim.core.message_base import BlockRuns, Message, RequestId, RunId, SwitchId, TransferId, WorkerId
+from kvsim.core.message_base import BlockRuns, Labels, Message, RequestId, RunId, SwitchId, TransferId, WorkerId
 from kvsim.core.mode_messages import ChooseMode, ModeReason, ServingMode
 from kvsim.core.worker_messages import (
     DedicatedRole,
@@ -32,6 +32,7 @@ __all__ = [  # what this module gives on; what it defines is public as well
     "DismissWorker",
     "DrainWorker",
     "KeepRole",
+    "Labels",
     "Message",
     "ModeReason",
     "RequestId",
@@ -50,12 +51,13 @@ __all__ = [  # what this module gives on; what it defines is public as well
 FEMTOSECONDS_PER_NS = 1_000_000
 
 
-class Request(msgspec.Struct, frozen=True, gc=False):
-    """What the client said. The true output length is not here: nobody knows it before the last token."""
+class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the client said, with labels for placement rules. The true output length is not here: nobody knows it."""
 
     id: RequestId
     prompt_tokens: int
     output_tokens_max: int
+    labels: Labels = ()
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -187,11 +189,10 @@ Event: TypeAlias = (
 TransferKind: TypeAlias = Literal["push", "pull", "message"]
 """Who moves the bytes: the source by one-sided WRITE, the target by one-sided READ, or both by send and receive."""
 
-FinishReason: TypeAlias = Literal["stop", "length", "too_long", "timeout", "cancelled", "shed", "failed"]
+FinishReason: TypeAlias = Literal["stop", "length", "too_long", "timeout", "cancelled", "shed", "failed", "forbidden"]
 """``stop``: the model ended it. ``length``: its token limit was reached. ``cancelled``: its client gave it up.
 ``failed``: its KV reached no decode worker, whatever was tried. Rejected without output: ``too_long``: it cannot fit
-any block pool. ``timeout``: it waited longer than the limit for its prefill to start. ``shed``: too many waited already
-when it arrived."""
+any pool; ``timeout``: it waited too long; ``shed``: too many waited already; ``forbidden``: rules leave no worker."""
 
 
 class AssignBlocks(Message, frozen=True, gc=False):

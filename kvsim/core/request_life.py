@@ -4,25 +4,16 @@ Phases and what leads from one to the next are in ``kvsim.core.request``. It mus
 plan: it changes states, asks engines and puts commands.
 """
 
-from kvsim.core.adaptive import ModeChooser
+from kvsim.core.adaptive import ModeChooser, mode_of
 from kvsim.core.batching import layers_to_start
-from kvsim.core.cluster import ClusterSpec, TransferMode
+from kvsim.core.cluster import ClusterSpec
 from kvsim.core.fleet import Fleet
 from kvsim.core.handover import HandOver
 from kvsim.core.leases import Leases
-from kvsim.core.messages import FinishReason, FinishRequest, Request, RequestId, ServingMode, StopTransfer, WorkerId
+from kvsim.core.messages import FinishReason, FinishRequest, Request, RequestId, StopTransfer, WorkerId
 from kvsim.core.outbox import Outbox
 from kvsim.core.request import Phase, RequestState
 from kvsim.core.waits import PrefillWaits
-
-MODE_OF_POLICY: dict[TransferMode, ServingMode] = {
-    "push": "push",
-    "pull": "pull",
-    "streamed": "streamed",
-    "message": "message",
-    "adaptive": "pull",  # until something else is chosen
-    "colocated": "local",
-}
 
 
 class RequestLife:
@@ -37,7 +28,7 @@ class RequestLife:
         self.leases = Leases(cluster.policy.kv_lease_ns)
         self._policy = cluster.policy
         self._push = cluster.policy.transfer_mode == "push"
-        self._mode = MODE_OF_POLICY[cluster.policy.transfer_mode]
+        self._mode = mode_of(cluster.policy)
         self._chooser = chooser
         self._fleet = fleet
         self._handover = handover
@@ -50,14 +41,15 @@ class RequestLife:
     def arrive(self, request: Request, now_ns: int) -> None:
         """A client sent a request: it waits, or is told at once that it can never fit."""
         assert request.id not in self.states, f"request {request.id} arrived twice"
-        if request.prompt_tokens >= self._fleet.context_tokens_max:
-            self._out.put(FinishRequest(request.id, "too_long"))
+        context_tokens_max = self._fleet.context_tokens_limit(request)
+        if request.prompt_tokens >= context_tokens_max:
+            self._out.put(FinishRequest(request.id, "too_long" if context_tokens_max else "forbidden"))
             return
         queue_requests_max = self._policy.queue_requests_max
         if queue_requests_max is not None and self._requests_waiting() >= queue_requests_max:
             self._out.put(FinishRequest(request.id, "shed"))
             return
-        generated_max = min(request.output_tokens_max, self._fleet.context_tokens_max - request.prompt_tokens)
+        generated_max = min(request.output_tokens_max, context_tokens_max - request.prompt_tokens)
         state = RequestState(
             request, Phase.ARRIVED, generated_max, context_tokens=request.prompt_tokens, mode=self._mode
         )
@@ -98,7 +90,7 @@ class RequestLife:
     def queue_for_prefill(self, state: RequestState) -> None:
         """Place a request that waits for its prefill: when it queues and not before, as only then do the loads say
         where it is served soonest."""
-        state.prefill_worker = self._fleet.place_prefill(state.context_tokens, state.avoid_prefill)
+        state.prefill_worker = self._fleet.place_prefill(state)
         worker = state.prefill_worker
         if worker is None:
             if self._chooser is None or not self._compute_locally(state):
@@ -147,7 +139,8 @@ class RequestLife:
     def request_memory(self, state: RequestState, avoid: WorkerId | None = None) -> None:
         """Ask a decode worker for the blocks of the context; rather not ``avoid``."""
         assert state.decode_worker is None, f"request {state.request.id} asks twice"
-        worker = self._fleet.place_decode(state.context_tokens, state.prefill_worker, avoid)
+        waits_first = state.phase is Phase.WAITING_MEMORY and not state.layers_ready  # its source is not chosen yet
+        worker = self._fleet.place_decode(state, None if waits_first else state.prefill_worker, avoid)
         if worker is None:  # nobody's turn comes sooner if its KV is given up
             self.leases.drop(state.request.id)
             self.homeless_decode[state.request.id] = state

@@ -163,6 +163,7 @@ class RoleControl:
         placed = sum([engine.tokens_outstanding for engine in fleet.decode.values()])
         requests = sum([engine.requests_placed for engine in fleet.decode.values()])
         capacity = sum([fleet.capacity_tokens(worker) for worker in decode])
+        places = sum([fleet.engine(worker).spec.batch_requests_max for worker in decode])
         return RoleView(
             prefill_workers=len(prefill),
             decode_workers=len(decode),
@@ -173,7 +174,9 @@ class RoleControl:
             context_tokens=placed
             + requests * gauge.output_tokens // 2
             + self._relocation.homeless_sum_tokens("decode"),
+            requests_placed=requests + len(self._life.homeless_decode),
             capacity_tokens=max(1, capacity // max(1, len(decode))),
+            batch_requests=max(1, places // max(1, len(decode))),
             tpot_ns=gauge.tpot_ns,
         )
 

@@ -20,9 +20,9 @@ class RoleView:
 
     ``*_workers`` serve the role or are about to. ``prompt_tokens_queued`` wait for their prefill or are in it,
     ``prompt_tokens_per_s`` arrive, ``prefill_tokens_per_s`` is what one prefill worker has shown to compute (0: not
-    known yet). ``context_tokens`` are those of the requests placed on decode workers, memory or not;
-    ``capacity_tokens`` is the KV cache of one decode worker. ``tpot_ns`` is the mean time per output token of those
-    that ended lately (0: none).
+    known yet). ``context_tokens`` are those of the ``requests_placed`` on decode workers, memory or not;
+    ``capacity_tokens`` is the KV cache of one decode worker, ``batch_requests`` the places of its batch. ``tpot_ns`` is
+    the mean time per output token of those that ended lately (0: none).
     """
 
     prefill_workers: int
@@ -31,7 +31,9 @@ class RoleView:
     prompt_tokens_per_s: int
     prefill_tokens_per_s: int
     context_tokens: int
+    requests_placed: int
     capacity_tokens: int
+    batch_requests: int
     tpot_ns: int
 
 
@@ -57,12 +59,12 @@ def threshold_move(policy: ThresholdRoles, view: RoleView) -> Move | None:
     if not view.prefill_workers or not view.decode_workers:
         return None
     queue_tokens = view.prompt_tokens_queued // view.prefill_workers
-    memory = memory_permille(view)
-    if queue_tokens >= policy.prefill_queue_tokens_high and memory <= policy.decode_memory_permille_low:
-        reason = f"{queue_tokens} prompt tokens queued per prefill worker, decode memory at {memory} permille"
+    load = decode_load_permille(view) // view.decode_workers
+    if queue_tokens >= policy.prefill_queue_tokens_high and load <= policy.decode_load_permille_low:
+        reason = f"{queue_tokens} prompt tokens queued per prefill worker, decode workers filled to {load} permille"
         return Move("decode", "prefill", reason)
-    if memory >= policy.decode_memory_permille_high and queue_tokens <= policy.prefill_queue_tokens_low:
-        reason = f"decode memory at {memory} permille, {queue_tokens} prompt tokens queued per prefill worker"
+    if load >= policy.decode_load_permille_high and queue_tokens <= policy.prefill_queue_tokens_low:
+        reason = f"decode workers filled to {load} permille, {queue_tokens} prompt tokens queued per prefill worker"
         return Move("prefill", "decode", reason)
     return None
 
@@ -75,14 +77,16 @@ def controller_move(policy: ControllerRoles, view: RoleView) -> Move | None:
     """
     if not view.prefill_workers or not view.decode_workers or not view.prefill_tokens_per_s:
         return None
-    prefill_need, decode_need = prefill_need_permille(policy, view), decode_need_permille(policy, view)
-    prefill, decode = prefill_need // view.prefill_workers, decode_need // view.decode_workers
+    prefill = prefill_need_permille(policy, view, view.prefill_workers) // view.prefill_workers
+    decode_need = decode_need_permille(policy, view)
+    decode = decode_need // view.decode_workers
     reason = f"pressure in permille: prefill {prefill}, decode {decode}"
     if prefill >= decode:
-        relieved = _relieves(policy, prefill, decode_need, view.decode_workers - 1)
-        return Move("decode", "prefill", reason) if relieved else None
-    relieved = _relieves(policy, decode, prefill_need, view.prefill_workers - 1)
-    return Move("prefill", "decode", reason) if relieved else None
+        left = view.decode_workers - 1
+        return Move("decode", "prefill", reason) if _relieves(policy, prefill, decode_need, left) else None
+    left = view.prefill_workers - 1
+    prefill_need = prefill_need_permille(policy, view, left)
+    return Move("prefill", "decode", reason) if _relieves(policy, decode, prefill_need, left) else None
 
 
 def _relieves(policy: ControllerRoles, pressure: int, need_permille: int, left: int) -> bool:
@@ -90,25 +94,26 @@ def _relieves(policy: ControllerRoles, pressure: int, need_permille: int, left: 
     return left > 0 and pressure >= max(policy.pressure_permille, need_permille // left + policy.margin_permille)
 
 
-def prefill_need_permille(policy: ControllerRoles, view: RoleView) -> int:
+def prefill_need_permille(policy: ControllerRoles, view: RoleView, workers: int) -> int:
     """Thousandths of prefill workers that are needed: for the prompts that arrive, and for the part of the queue that
-    those at hand do not compute within half the limit of the time to first token, to be computed in as much again."""
+    ``workers`` do not compute within half the limit of the time to first token, to be computed in as much again."""
     speed = view.prefill_tokens_per_s
-    within_tokens = view.prefill_workers * speed * policy.ttft_ns // (2 * NS_PER_S)
+    within_tokens = workers * speed * policy.ttft_ns // (2 * NS_PER_S)
     late_tokens = max(0, view.prompt_tokens_queued - within_tokens)
     late_tokens_per_s = late_tokens * 2 * NS_PER_S // policy.ttft_ns
     return 1000 * (view.prompt_tokens_per_s + late_tokens_per_s) // speed
 
 
 def decode_need_permille(policy: ControllerRoles, view: RoleView) -> int:
-    """Thousandths of decode workers that are needed: for the memory of all that is placed there and, while outputs are
-    slower than ``pressure_permille`` of their limit allows, for as much more as they are slow. Below that the time per
-    token says nothing: weights are read for a small batch as well."""
-    memory = 1000 * view.context_tokens // view.capacity_tokens
+    """Thousandths of decode workers that are needed: for all that is placed there and, while outputs are slower than
+    ``pressure_permille`` of their limit allows, for as much more as they are slow. Below that the time per token says
+    nothing: weights are read for a small batch as well."""
+    load = decode_load_permille(view)
     slowness = 1000 * view.tpot_ns // policy.tpot_ns
-    return max(memory, slowness * view.decode_workers) if slowness >= policy.pressure_permille else memory
+    return max(load, slowness * view.decode_workers) if slowness >= policy.pressure_permille else load
 
 
-def memory_permille(view: RoleView) -> int:
-    """What is placed on the decode workers, as a share of their KV cache. Above 1000 some of it waits."""
-    return 1000 * view.context_tokens // (view.decode_workers * view.capacity_tokens)
+def decode_load_permille(view: RoleView) -> int:
+    """Thousandths of decode workers that all that is placed on them fills: their memory or their batches, whichever is
+    more."""
+    return max(1000 * view.context_tokens // view.capacity_tokens, 1000 * view.requests_placed // view.batch_requests)

@@ -40,6 +40,7 @@ from kvsim.core.recovery import Recovery
 from kvsim.core.request import Phase, RequestState
 from kvsim.core.request_life import RequestLife
 from kvsim.core.role_control import RoleControl
+from kvsim.core.rules import Rules
 from kvsim.core.turns import WorkerTurns
 
 Ended = tuple[list[RequestState], list[RequestState]]
@@ -149,12 +150,23 @@ class Scheduler:
         """Assert the conservation laws of every worker and, when nothing is left to do, that nothing is left over."""
         self._handover.check()
         assert self._life.states or self._links is None or self._links.idle, "links carry KV of no request"
+        if self._fleet.rules is not None:
+            self._check_rules(self._fleet.rules)
         for engine in self._fleet.engines():
             engine.check()
             if not self._life.states:
                 used = engine.pool.blocks_total - engine.pool.blocks_free
                 assert used == 0, f"worker {engine.spec.id} holds {used} blocks of no request"
                 assert engine.tokens_outstanding == 0, f"worker {engine.spec.id}: {engine.tokens_outstanding} tokens"
+
+    def _check_rules(self, rules: Rules) -> None:
+        """Assert that no request holds blocks, and no KV moves, where rules forbid it."""
+        for state in self._life.states.values():
+            for engine in self._fleet.engines():
+                permitted = rules.may_serve(state.request, engine.spec.id) or not engine.pool.holds(state.request.id)
+                assert permitted, f"request {state.request.id} has blocks on worker {engine.spec.id}"
+        for source, target in self._handover.ends():
+            assert rules.may_move(source, target), f"KV moves from worker {source} to {target}"
 
     # --- one method per event: the client -----------------------------------------------------------------------------
 
@@ -227,7 +239,7 @@ class Scheduler:
             self._fleet.colocated[state.prefill_side()].release(state, self._out)
         else:
             self._fleet.decode[state.decode_side()].release(state, self._out)
-            if self._roles is not None:
+            if self._roles is not None and state.first_token_ns:  # else computed where it decoded: as slow as prefills
                 self._roles.gauge.output_ended(state.generated, self._now_ns - state.first_token_ns)
         self._life.finish(state, why)
 

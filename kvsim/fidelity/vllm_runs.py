@@ -49,16 +49,16 @@ def rows(folder: Path) -> list[Row]:
     return [row for run in runs for row in _rows(run)]
 
 
-def replay(run: Path, ready_after: str = "0 ns", leave_out: int = 0) -> Comparison:
+def replay(run: Path, ready_after: str | None = None, leave_out: int = 0) -> Comparison:
     """Simulate a recorded run and hold it against the record. ``ready_after``: see ``FIRST_STEPS``."""
     with TemporaryDirectory() as scratch:
         place = Path(scratch)
-        pool: dict[str, Any] = {"ready_after": ready_after}
+        scenario = settings(run / "run" / "meta.json")
+        if ready_after is not None:
+            scenario["faults"] = [{"kind": "worker_joins", "worker": "gpu", "at": ready_after}]
         if (run / "profile").is_dir():
             import_profile("vllm-layers", run / "profile", place / "profile.yaml")
-            pool["profile"] = str(place / "profile.yaml")
-        scenario = settings(run / "run" / "meta.json")
-        scenario["workers"]["gpu"] |= pool
+            scenario["workers"]["gpu"]["profile"] = str(place / "profile.yaml")
         requests = run / "run" / "requests.jsonl"
         scenario["workload"] = {"trace": {"path": str(requests.resolve()), "format": "recorded"}}
         (place / "scenario.yaml").write_text(yaml.safe_dump(scenario), encoding="utf-8")
@@ -112,7 +112,7 @@ def _settings(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rows(run: Path) -> list[Row]:
-    ready_after, leave_out = FIRST_STEPS.get(run.name, ("0 ns", 0))
+    ready_after, leave_out = FIRST_STEPS.get(run.name, (None, 0))
     name = run.name.replace("_", " ")
     found = _compared(name, replay(run, ready_after, leave_out), _LIMIT)
     if leave_out:

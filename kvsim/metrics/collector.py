@@ -31,6 +31,7 @@ from kvsim.metrics.columns import FINISH_REASONS, MISSING, SERVING_MODES, RunCol
 from kvsim.metrics.derive import derive_columns
 from kvsim.metrics.log import Log, with_column
 from kvsim.metrics.logs import Logs
+from kvsim.metrics.role_log import ROLE_MESSAGES, RoleLog
 from kvsim.metrics.unnoted import UNNOTED
 
 _OUTCOMES = {reason: outcome for outcome, reason in enumerate(FINISH_REASONS)}
@@ -67,6 +68,8 @@ class Collector:
         self._transfer_residencies = self._log(2)
         self._choices = self._log(2)
         self._finishes = self._log(3)
+        self._role_changes = self._log(5)
+        self._role_log = RoleLog(self._role_changes)
         self._prefills_noted = self._spans_noted = self._residencies_noted = self._transfers_noted = 0
         workers = len(cluster.workers)
         self._steps = [0] * workers
@@ -78,6 +81,7 @@ class Collector:
         self._transfers_in_flight: dict[int, tuple[StartTransfer, int]] = {}  # transfer -> command, row
         self._handlers: dict[type, Callable[[int, Any], None] | None] = {
             **dict.fromkeys(UNNOTED),
+            **dict.fromkeys(ROLE_MESSAGES, self._role_log.note),
             RequestArrived: self._arrived,
             PrefillDone: self._prefill_done,
             DecodeAdvanced: self._decode_advanced,
@@ -131,6 +135,7 @@ class Collector:
             ),
             choices=self._choices.take(),
             finishes=self._finishes.take(),
+            role_changes=self._role_changes.take(),
             end_ns=self._end_ns,
         )
         return derive_columns(self._cluster, logs)
@@ -185,6 +190,7 @@ class Collector:
 
     def _worker_lost(self, now_ns: int, event: WorkerLost) -> None:
         """Its blocks are nobody's, its run and its batch are over."""
+        self._role_log.note(now_ns, event)
         worker = event.worker
         for residency in self._resident[worker].values():
             self._releases.put((residency, now_ns))

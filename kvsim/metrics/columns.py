@@ -5,13 +5,16 @@ record becomes columns is ``kvsim.metrics.collector``'s and ``kvsim.metrics.deri
 """
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.core.cluster import ClusterSpec, Role
 from kvsim.core.messages import FinishReason, ServingMode
+
+if TYPE_CHECKING:
+    from kvsim.metrics.roles import RoleColumns  # which is made of what stands here
 
 Integers: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
@@ -22,9 +25,18 @@ the last transfer is done."""
 
 MISSING = -1
 NS_PER_S = 1_000_000_000
-FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "too_long", "timeout", "cancelled", "shed", "failed")
+FINISH_REASONS: tuple[FinishReason, ...] = (
+    "stop",
+    "length",
+    "too_long",
+    "timeout",
+    "cancelled",
+    "shed",
+    "failed",
+    "forbidden",
+)
 SERVING_MODES: tuple[ServingMode, ...] = ("push", "pull", "streamed", "message", "local")
-FINISHED, REJECTED = (0, 1), (2, 3, 5)  # indices of the reasons with and without output
+FINISHED, REJECTED = (0, 1), (2, 3, 5, 7)  # indices of the reasons with and without output
 ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
 
 
@@ -178,6 +190,7 @@ class RunColumns:
     prefills: PrefillColumns
     transfers: TransferColumns
     memory: MemoryColumns
+    roles: "RoleColumns"
 
     @property
     def makespan_ns(self) -> int:

@@ -101,6 +101,18 @@ DEFINITIONS: dict[str, Definition] = {
         "", "One-sided operations after coalescing, or packed messages, of completed transfers."
     ),
     "transfers.bytes_per_operation": Definition("B", "Bytes of completed transfers per operation."),
+    "role_switches": Definition("", "Workers that changed between prefill and decode at run time."),
+    "role_switches.count": Definition("", "Orders to change a role, each to a worker that had drained."),
+    "role_switches.draining_worker_s": Definition(
+        "worker·s",
+        "Time from the decision that a worker drains to the order to switch, or until it was taken back, summed over "
+        "workers; they finish what they have in it.",
+    ),
+    "role_switches.switching_worker_s": Definition(
+        "worker·s",
+        "Time from the order to switch to the report that the worker serves in its new role, summed over workers; they "
+        "compute nothing in it.",
+    ),
     "preemptions": Definition(
         "", "How often a request lost its KV blocks on its decode or colocated worker before its end."
     ),

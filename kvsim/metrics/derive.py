@@ -21,8 +21,9 @@ from kvsim.metrics.columns import (
     TransferColumns,
 )
 from kvsim.metrics.intervals import expand_steps, token_spans
-from kvsim.metrics.logs import Logs, first_by_row, rows_of, total_by_row
+from kvsim.metrics.logs import Logs, begins_ns, first_by_row, rows_of, total_by_row
 from kvsim.metrics.memory import memory_columns
+from kvsim.metrics.roles import RoleColumns, role_columns
 
 
 def derive_columns(cluster: ClusterSpec, logs: Logs) -> RunColumns:
@@ -30,29 +31,33 @@ def derive_columns(cluster: ClusterSpec, logs: Logs) -> RunColumns:
     ids, order = np.unique(logs.arrivals[0], return_index=True)
     assert len(ids) == len(order) == logs.arrivals.shape[1], f"{logs.arrivals.shape[1]} arrivals of {len(ids)} requests"
     prompt_tokens, arrival_ns = logs.arrivals[1:, order]
+    roles = role_columns(cluster, logs.role_changes, logs.end_ns)
     steps = expand_steps(logs.segments, len(cluster.workers))
     spans = token_spans(logs.spans, rows_of(ids, logs.spans[0]), steps)
     return RunColumns(
         cluster=cluster,
         start_ns=int(arrival_ns.min()) if len(ids) else logs.end_ns,
         end_ns=logs.end_ns,
-        requests=_requests(cluster, logs, ids, order, spans),
+        requests=_requests(cluster, logs, ids, order, spans, roles),
         steps=steps,
         spans=spans,
         prefills=_prefills(logs.prefill_runs),
         transfers=_transfers(logs.transfers),
-        memory=memory_columns(cluster, logs, spans, steps, prompt_tokens),
+        memory=memory_columns(cluster, logs, spans, steps, prompt_tokens, roles),
+        roles=roles,
     )
 
 
-def _requests(cluster: ClusterSpec, logs: Logs, ids: Integers, order: Integers, spans: TokenSpans) -> RequestColumns:
+def _requests(
+    cluster: ClusterSpec, logs: Logs, ids: Integers, order: Integers, spans: TokenSpans, roles: RoleColumns
+) -> RequestColumns:
     count = len(ids)
     _, prompt_tokens, arrival_ns = logs.arrivals[:, order]
     ended, ended_ns, why = logs.finishes
     ended_rows = rows_of(ids, ended)
     outcome = first_by_row(ended_rows, why, count)
     finished_ns = first_by_row(ended_rows, ended_ns, count)
-    first_pass = _first_pass(cluster, logs, ids)
+    first_pass = _first_pass(roles, logs, ids)
     transfers = _request_transfers(logs, ids)
     prefill_tokens = spans.first_step == MISSING
     rejected = np.isin(outcome, REJECTED)
@@ -77,7 +82,7 @@ def _requests(cluster: ClusterSpec, logs: Logs, ids: Integers, order: Integers, 
         decode_start_ns=unless_rejected(first_pass.decode_start_ns),
         last_token_ns=first_by_row(spans.row[::-1], spans.last_ns[::-1], count),
         finished_ns=finished_ns,
-        preemptions=_preemptions(cluster, logs, ids, finished_ns),
+        preemptions=_preemptions(roles, logs, ids, finished_ns),
         transfer_bytes=transfers.size_bytes,
         transfer_operations=transfers.operations,
     )
@@ -101,7 +106,7 @@ class _FirstPass:
     decode_start_ns: Integers
 
 
-def _first_pass(cluster: ClusterSpec, logs: Logs, ids: Integers) -> _FirstPass:
+def _first_pass(roles: RoleColumns, logs: Logs, ids: Integers) -> _FirstPass:
     """Where and when each request was first prefilled, given decode memory, and decoded.
 
     Decode memory is the first blocks on a worker other than the prefill worker; a colocated worker is its own.
@@ -113,8 +118,7 @@ def _first_pass(cluster: ClusterSpec, logs: Logs, ids: Integers) -> _FirstPass:
 
     residency, assigned_ns, _ = logs.assigns
     rows, worker = rows_of(ids, logs.residencies[0])[residency], logs.residencies[1][residency]
-    colocated = np.array([spec.role == "colocated" for spec in cluster.workers], dtype=np.bool_)
-    elsewhere = (worker != prefill_worker[rows]) & ~colocated[worker]
+    elsewhere = (worker != prefill_worker[rows]) & ~roles.has("colocated", worker, assigned_ns)
     reserved_worker = first_by_row(rows[elsewhere], worker[elsewhere], count)
 
     request, span_worker, _, _, _, span_start_ns = logs.spans[:, logs.spans[1] != MISSING]
@@ -152,16 +156,16 @@ def _request_transfers(logs: Logs, ids: Integers) -> _RequestTransfers:
     )
 
 
-def _preemptions(cluster: ClusterSpec, logs: Logs, ids: Integers, finished_ns: Integers) -> Integers:
+def _preemptions(roles: RoleColumns, logs: Logs, ids: Integers, finished_ns: Integers) -> Integers:
     """How often each request lost its blocks where it decodes or was to decode.
 
     A release at its end or later is no loss: a decode worker frees what a finished request had at a step boundary.
     """
     request, worker, released_ns = logs.residencies
     rows = rows_of(ids, request)
-    decodes = np.array([spec.role != "prefill" for spec in cluster.workers], dtype=np.bool_)
+    decodes = ~roles.has("prefill", worker, begins_ns(logs))
     ended_ns = finished_ns[rows]
-    lost = (released_ns != MISSING) & ((ended_ns == MISSING) | (released_ns < ended_ns)) & decodes[worker]
+    lost = (released_ns != MISSING) & ((ended_ns == MISSING) | (released_ns < ended_ns)) & decodes
     return np.bincount(rows[lost], minlength=len(ids)).astype(np.int64)
 
 

@@ -24,6 +24,7 @@ class Logs:
     transfers: request, source, target, start_ns, end_ns, size_bytes, operations, blocks x layers, last, residency
     choices: request, mode as an index of SERVING_MODES; none where all requests are served alike
     finishes: request, at_ns, outcome
+    role_changes: worker, at_ns, what, role, switch; see kvsim.metrics.roles
 
     Steps count from 0 on each worker. A span's ``at_ns`` is the command that the stint began with.
     """
@@ -38,7 +39,14 @@ class Logs:
     transfers: Integers
     choices: Integers
     finishes: Integers
+    role_changes: Integers
     end_ns: int
+
+
+def begins_ns(logs: Logs) -> Integers:
+    """When each residency began: the instant of its first blocks."""
+    residency, at_ns, _ = logs.assigns
+    return first_by_row(residency, at_ns, logs.residencies.shape[1])
 
 
 def rows_of(ids: Integers, requests: Integers) -> Integers:

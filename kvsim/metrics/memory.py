@@ -10,11 +10,17 @@ import numpy as np
 
 from kvsim.core.cluster import ClusterSpec
 from kvsim.metrics.columns import MISSING, Changes, Integers, MemoryColumns, StepColumns, TokenSpans
-from kvsim.metrics.logs import Logs, first_by_row, total_by_row
+from kvsim.metrics.logs import Logs, begins_ns, first_by_row, total_by_row
+from kvsim.metrics.roles import RoleColumns
 
 
 def memory_columns(
-    cluster: ClusterSpec, logs: Logs, spans: TokenSpans, steps: StepColumns, prompt_tokens: Integers
+    cluster: ClusterSpec,
+    logs: Logs,
+    spans: TokenSpans,
+    steps: StepColumns,
+    prompt_tokens: Integers,
+    roles: RoleColumns,
 ) -> MemoryColumns:
     """All changes of the run. ``prompt_tokens`` has one entry a request, in the rows that ``spans`` names."""
     layers = cluster.kv.layers
@@ -28,9 +34,9 @@ def memory_columns(
     filled_total = total_by_row(filled_residency, filled, count)
 
     released = np.flatnonzero(released_ns != MISSING)
-    prefills = np.array([spec.role == "prefill" for spec in cluster.workers], dtype=np.bool_)
+    prefills = roles.has("prefill", worker, begins_ns(logs))
     prefill_over_ns = first_by_row(filled_residency[::-1], filled_ns[::-1], count)
-    held = np.flatnonzero(prefills[worker] & (prefill_over_ns != MISSING))
+    held = np.flatnonzero(prefills & (prefill_over_ns != MISSING))
     held_released = held[released_ns[held] != MISSING]
 
     def changes(*parts: tuple[Integers, Integers, Integers]) -> Changes:

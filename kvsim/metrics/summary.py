@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kvsim.core.cluster import ClusterSpec, Role
-from kvsim.metrics.columns import MISSING, NS_PER_S, ROLES, Changes, FirstToken, Flags, RunColumns
+from kvsim.metrics.columns import MISSING, NS_PER_S, Changes, FirstToken, Flags, Integers, RunColumns
 from kvsim.metrics.distribution import exact_dot, ratio_statistics_s, statistics_s
 from kvsim.metrics.intervals import token_gaps
 from kvsim.metrics.stages import STAGES, stage_durations
@@ -41,7 +41,7 @@ def summarise(
     met = finished & _meets_slo(columns, slo_ttft_ns, slo_tpot_ns, first_token)
     asked = slo_ttft_ns is not None or slo_tpot_ns is not None
     arrived = len(requests.request)
-    workers = _workers_by_role(cluster)
+    roles = columns.roles.roles()
     return {
         "requests": {
             "arrived": arrived,
@@ -52,10 +52,10 @@ def summarise(
         },
         **_latencies(columns, finished, first_token),
         "stages_s": _stage_means(columns, finished),
-        "gpu_busy": _gpu_busy(columns, workers),
-        "kv_reserved_unfilled_block_s": {role: _unfilled_block_s(columns, chosen) for role, chosen in workers.items()},
-        "kv_held_block_s": {role: _held_block_s(columns, chosen) for role, chosen in workers.items()},
-        "link_utilisation": _link_utilisation(columns, workers, link_bytes_per_s),
+        "gpu_busy": {role: _gpu_busy(columns, role) for role in roles},
+        "kv_reserved_unfilled_block_s": {role: _unfilled_block_s(columns, role) for role in roles},
+        "kv_held_block_s": {role: _held_block_s(columns, role) for role in roles},
+        "link_utilisation": {role: _link_utilisation(columns, role, link_bytes_per_s) for role in roles},
         "slo_attainment": int(met.sum()) / arrived if asked and arrived else None,
         "goodput_req_per_s": _per_second(int(met.sum()), columns),
         "throughput": {
@@ -65,6 +65,7 @@ def summarise(
         "makespan_s": columns.makespan_ns / NS_PER_S,
         "transfers": _transfers(columns),
         "preemptions": int(requests.preemptions.sum()),
+        "role_switches": _role_switches(columns),
     }
 
 
@@ -109,52 +110,65 @@ def _meets_slo(columns: RunColumns, slo_ttft_ns: int | None, slo_tpot_ns: int | 
     return met
 
 
-def _workers_by_role(cluster: ClusterSpec) -> dict[Role, Flags]:
-    """For each role that the cluster has, which workers have it."""
-    roles = [worker.role for worker in cluster.workers]
-    return {role: np.array([role == other for other in roles], dtype=np.bool_) for role in ROLES if role in roles}
-
-
-def _gpu_busy(columns: RunColumns, workers: dict[Role, Flags]) -> Summary:
-    prefills, steps = columns.prefills, columns.steps
+def _gpu_busy(columns: RunColumns, role: Role) -> float | None:
+    prefills, steps, roles = columns.prefills, columns.steps, columns.roles
     decode = ~steps.mixed  # the others are prefill runs as well
-    busy: Summary = {}
-    for role, of_role in workers.items():
-        busy_ns = int((prefills.end_ns - prefills.start_ns)[of_role[prefills.worker]].sum())
-        busy_ns += int(steps.duration_ns[decode & of_role[steps.worker]].sum())
-        available_ns = int(of_role.sum()) * columns.makespan_ns
-        busy[role] = busy_ns / available_ns if available_ns else None
-    return busy
+    busy_ns = int((prefills.end_ns - prefills.start_ns)[roles.has(role, prefills.worker, prefills.start_ns)].sum())
+    busy_ns += int(steps.duration_ns[decode & roles.has(role, steps.worker, steps.end_ns - 1)].sum())
+    available_ns = int(roles.time_ns(role, columns.start_ns, columns.end_ns).sum())
+    return busy_ns / available_ns if available_ns else None
 
 
-def _unfilled_block_s(columns: RunColumns, of_role: Flags) -> float:
+def _unfilled_block_s(columns: RunColumns, role: Role) -> float:
     """Blocks that decode steps took are filled as soon as they are reserved, so they are left out on both sides."""
     layers = columns.cluster.kv.layers
-    reserved = _integral(columns.memory.reserved, of_role, columns.end_ns) * layers
-    return (reserved - _integral(columns.memory.filled, of_role, columns.end_ns)) / (layers * NS_PER_S)
+    reserved = columns.memory.reserved
+    released = (reserved.amount < 0).astype(np.int64)
+    reserved_area = _integral(columns, reserved, role, reserved.at_ns - released) * layers
+    filled = columns.memory.filled
+    return (reserved_area - _integral(columns, filled, role, filled.at_ns - 1)) / (layers * NS_PER_S)
 
 
-def _held_block_s(columns: RunColumns, of_role: Flags) -> float:
-    return _integral(columns.memory.held, of_role, columns.end_ns) / (columns.cluster.kv.layers * NS_PER_S)
+def _held_block_s(columns: RunColumns, role: Role) -> float:
+    held = columns.memory.held
+    return _integral(columns, held, role, held.at_ns - 1) / (columns.cluster.kv.layers * NS_PER_S)
 
 
-def _integral(changes: Changes, of_role: Flags, end_ns: int) -> int:
-    """The quantity summed over ns up to ``end_ns``: each change counts from its instant on."""
-    chosen = of_role[changes.worker]
-    return exact_dot(end_ns - changes.at_ns[chosen], changes.amount[chosen])
+def _integral(columns: RunColumns, changes: Changes, role: Role, belongs_ns: Integers) -> int:
+    """The quantity summed over ns up to the end: each change counts from its instant on, for the role that its worker
+    had at ``belongs_ns``. What ends at the instant of a switch was of the old role."""
+    chosen = columns.roles.has(role, changes.worker, belongs_ns)
+    return exact_dot(columns.end_ns - changes.at_ns[chosen], changes.amount[chosen])
 
 
-def _link_utilisation(columns: RunColumns, workers: dict[Role, Flags], link_bytes_per_s: Sequence[float]) -> Summary:
-    transfers = columns.transfers
-    utilisation: Summary = {}
-    for role, of_role in workers.items():
-        rate = math.fsum(rate for rate, chosen in zip(link_bytes_per_s, of_role, strict=True) if chosen)
-        capacity_bytes = rate * columns.makespan_ns / NS_PER_S
-        utilisation[role] = {
-            way: int(transfers.size_bytes[of_role[end]].sum()) / capacity_bytes if capacity_bytes else None
-            for way, end in (("sent", transfers.source), ("received", transfers.target))
-        }
-    return utilisation
+def _link_utilisation(columns: RunColumns, role: Role, link_bytes_per_s: Sequence[float]) -> Summary:
+    transfers, roles = columns.transfers, columns.roles
+    time_ns = roles.time_ns(role, columns.start_ns, columns.end_ns).tolist()
+    makespan_ns = columns.makespan_ns
+    shares = [had_ns / makespan_ns if makespan_ns else 0.0 for had_ns in time_ns]
+    rate = math.fsum(rate * share for rate, share in zip(link_bytes_per_s, shares, strict=True))
+    capacity_bytes = rate * makespan_ns / NS_PER_S
+    return {
+        way: int(transfers.size_bytes[roles.has(role, end, transfers.start_ns)].sum()) / capacity_bytes
+        if capacity_bytes
+        else None
+        for way, end in (("sent", transfers.source), ("received", transfers.target))
+    }
+
+
+def _role_switches(columns: RunColumns) -> Summary:
+    """How often workers changed, and the time that it took them altogether: that is lost in either role."""
+    roles = columns.roles
+    return {
+        "count": int(roles.switches.sum()),
+        "draining_worker_s": _time_s(roles.draining),
+        "switching_worker_s": _time_s(roles.switching),
+    }
+
+
+def _time_s(level: Changes) -> float:
+    """Worker-seconds at which a level of 0 or 1 was 1; every change has its opposite."""
+    return -exact_dot(level.at_ns, level.amount) / NS_PER_S
 
 
 def _per_second(count: int, columns: RunColumns) -> float | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from kvsim.metrics.columns import (
     FINISH_REASONS,
     MISSING,
+    ROLES,
     SERVING_MODES,
     FirstToken,
     Flags,
@@ -48,7 +49,8 @@ def requests_table(columns_by_variant: Mapping[str, RunColumns], first_token: Fi
 
 
 def workers_table(columns_by_variant: Mapping[str, RunColumns]) -> "pd.DataFrame":
-    """One row a worker and bin. ``time_ns`` is the beginning of the bin; the other values are means over it."""
+    """One row a worker and bin. ``time_ns`` is the beginning of the bin and ``role`` that of then; the other values are
+    means over it."""
     frame: pd.DataFrame = _workers(columns_by_variant).to_pandas()
     return frame
 
@@ -109,10 +111,11 @@ def _worker_columns(columns: RunColumns) -> "dict[str, pa.Array]":
     specs = columns.cluster.workers
     bins = len(timeline.edges_ns) - 1
     worker = np.repeat(np.arange(len(specs)), bins)
+    begin_ns = np.tile(timeline.edges_ns[:-1], len(specs))
     return {
         "worker": _words(worker, [spec.name for spec in specs]),
-        "role": _words(worker, [spec.role for spec in specs]),
-        "time_ns": _integers(np.tile(timeline.edges_ns[:-1], len(specs))),
+        "role": _words(columns.roles.places(worker, begin_ns).astype(np.int64), ROLES),
+        "time_ns": _integers(begin_ns),
         "interval_ns": _integers(np.tile(np.diff(timeline.edges_ns), len(specs))),
         "busy": _floats(timeline.busy),
         "requests_running": _floats(timeline.requests_running),
@@ -121,6 +124,8 @@ def _worker_columns(columns: RunColumns) -> "dict[str, pa.Array]":
         "kv_filled_blocks": _floats(timeline.kv_filled_blocks),
         "sent_bytes_per_s": _floats(timeline.sent_bytes_per_s),
         "received_bytes_per_s": _floats(timeline.received_bytes_per_s),
+        "draining": _floats(timeline.draining),
+        "switching": _floats(timeline.switching),
     }
 
 

@@ -29,6 +29,8 @@ class Timeline:
     kv_filled_blocks: Floats
     sent_bytes_per_s: Floats
     received_bytes_per_s: Floats
+    draining: Floats
+    switching: Floats
 
 
 def worker_timeline(columns: RunColumns) -> Timeline:
@@ -62,6 +64,8 @@ def worker_timeline(columns: RunColumns) -> Timeline:
         kv_filled_blocks=filled(),
         sent_bytes_per_s=rate(transfers.source),
         received_bytes_per_s=rate(transfers.target),
+        draining=mean(columns.roles.draining),
+        switching=mean(columns.roles.switching),
     )
 
 

@@ -3,21 +3,15 @@
 from kvsim.core.messages import (
     CutDecode,
     DeadlineReached,
-    DismissWorker,
-    DrainWorker,
-    KeepRole,
     LayersReady,
     LeasesRenewed,
     RequestCancelled,
-    RoleSwitched,
     StopTransfer,
-    SwitchRole,
     TransferReleased,
     WorkerJoined,
-    WorkerLeaving,
 )
 
 UNNOTED = (
-    *(LayersReady, TransferReleased, LeasesRenewed, RequestCancelled, WorkerJoined, WorkerLeaving, DeadlineReached),
-    *(CutDecode, StopTransfer, DismissWorker, DrainWorker, KeepRole, SwitchRole, RoleSwitched),
+    *(LayersReady, TransferReleased, LeasesRenewed, RequestCancelled, WorkerJoined, DeadlineReached),
+    *(CutDecode, StopTransfer),
 )

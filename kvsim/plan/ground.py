@@ -146,7 +146,7 @@ def ground_of(scenario: Scenario, variant: str | None = None) -> Ground:
     if variant is not None and variant not in names:
         raise PlanError(f"{scenario.path}: found no variant '{variant}', expected one of: {', '.join(names)}")
     chosen = scenario.variants[0 if variant is None else names.index(variant)]
-    document = _variant_document(scenario, chosen.name)
+    document = {**_variant_document(scenario, chosen.name), "faults": []}  # a plan is for a cluster that works
     checked = Document.model_validate(document)
     if checked.slo.ttft is None and checked.slo.tpot is None:
         raise PlanError(f"{scenario.path}: slo: found neither ttft nor tpot, expected a limit that the plan can meet")

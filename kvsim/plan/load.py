@@ -20,6 +20,8 @@ from kvsim.workload.spec import (
     GeneratedWorkload,
     LengthPairs,
     LengthSpec,
+    PhasedWorkload,
+    PhaseSpec,
     PoissonArrivals,
     TraceWorkload,
     WorkloadSpec,
@@ -73,7 +75,7 @@ class Load:
     @property
     def varies_with_seed(self) -> bool:
         """Whether another seed gives other requests."""
-        return isinstance(self.spec, GeneratedWorkload)
+        return not isinstance(self.spec, TraceWorkload)
 
     @property
     def natural_rate_per_s(self) -> float:
@@ -85,13 +87,18 @@ class Load:
 
     def spec_at(self, rate_per_s: float) -> WorkloadSpec:
         """The specification whose requests arrive at this rate."""
-        if isinstance(self.spec, GeneratedWorkload):
-            return replace(self.spec, arrivals=replace(self.spec.arrivals, rate_per_s=rate_per_s))
-        return replace(self.spec, rate_scale=self._scale(rate_per_s))
+        match self.spec:
+            case GeneratedWorkload(arrivals=arrivals):
+                return replace(self.spec, arrivals=replace(arrivals, rate_per_s=rate_per_s))
+            case PhasedWorkload(phases=phases):
+                factor = self._factor(rate_per_s)
+                return replace(self.spec, phases=tuple([_faster(phase, factor) for phase in phases]))
+            case TraceWorkload():
+                return replace(self.spec, rate_scale=self._scale(rate_per_s))
 
     def at(self, rate_per_s: float) -> Workload:
         """The requests of ``spec_at``. A trace is not read again."""
-        if isinstance(self.spec, GeneratedWorkload):
+        if not isinstance(self.spec, TraceWorkload):
             return generate(self.spec_at(rate_per_s), self.seed)
         scale = self._scale(rate_per_s) / self.spec.rate_scale
         arrival_ns = np.rint(self.natural.arrival_ns / scale).astype(np.int64)
@@ -109,8 +116,16 @@ class Load:
         if isinstance(self.spec, GeneratedWorkload):
             arrivals = {**document["arrivals"], "rate": units.exact_request_rate(rate_per_s)}
             return {**document, "requests": self.requests, "arrivals": arrivals}
+        if isinstance(self.spec, PhasedWorkload):
+            factor = self._factor(rate_per_s)
+            phases = zip(document["phases"], self.spec.phases, strict=True)
+            return {**document, "phases": [_faster_document(written, phase, factor) for written, phase in phases]}
         trace = {**document["trace"], "requests_max": self.requests, "rate_scale": self._scale(rate_per_s)}
         return {**document, "trace": trace}
+
+    def _factor(self, rate_per_s: float) -> float:
+        """How much faster than the scenario asks for."""
+        return _rounded(rate_per_s / self.natural_rate_per_s, SCALE_DIGITS)
 
     def _scale(self, rate_per_s: float) -> float:
         assert isinstance(self.spec, TraceWorkload), self.spec
@@ -118,7 +133,7 @@ class Load:
 
 
 def load_of(spec: WorkloadSpec, seed: int, requests: int) -> Load:
-    """The first ``requests`` requests of a scenario's load; fewer where a trace has no more.
+    """The first ``requests`` requests of a scenario's load; fewer where a trace has no more, and all of phases.
 
     A trace is taken at its own rate, whatever ``rate_scale`` the scenario gives. Raises PlanError for one whose
     requests all arrive at once, TraceError for one that cannot be read.
@@ -126,6 +141,11 @@ def load_of(spec: WorkloadSpec, seed: int, requests: int) -> Load:
     if isinstance(spec, GeneratedWorkload):
         chosen: WorkloadSpec = replace(spec, requests=requests)
         return Load(chosen, seed, generate(chosen, seed))
+    if isinstance(spec, PhasedWorkload):
+        natural = generate(spec, seed)
+        if len(natural) < 2:
+            raise PlanError(f"found {len(natural)} requests in all phases, expected arrivals to scale")
+        return Load(spec, seed, natural)
     most = requests if spec.requests_max is None else min(requests, spec.requests_max)
     chosen = replace(spec, requests_max=most, rate_scale=1.0)
     natural = generate(chosen, seed)
@@ -137,6 +157,18 @@ def load_of(spec: WorkloadSpec, seed: int, requests: int) -> Load:
 def rounded_rate(rate_per_s: float) -> float:
     """A rate of few digits, so that the scenario of a run can be read and typed."""
     return _rounded(rate_per_s, RATE_DIGITS)
+
+
+def _faster(phase: PhaseSpec, factor: float) -> PhaseSpec:
+    """The same requests in less time: a compressed phase, not a longer one with more of them."""
+    arrivals = replace(phase.arrivals, rate_per_s=phase.arrivals.rate_per_s * factor)
+    return replace(phase, duration_ns=round(phase.duration_ns / factor), arrivals=arrivals)
+
+
+def _faster_document(written: dict[str, Any], phase: PhaseSpec, factor: float) -> dict[str, Any]:
+    fast = _faster(phase, factor)
+    arrivals = {**written["arrivals"], "rate": units.exact_request_rate(fast.arrivals.rate_per_s)}
+    return {**written, "duration": units.exact_duration(fast.duration_ns), "arrivals": arrivals}
 
 
 def _longest(length: LengthSpec) -> int:

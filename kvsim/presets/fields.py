@@ -59,6 +59,12 @@ Duration = Annotated[
     PlainSerializer(units.exact_duration),
     quantity_json(units.DURATION),
 ]
+PositiveDuration = Annotated[
+    int,
+    BeforeValidator(_positive(units.parse_duration)),
+    PlainSerializer(units.exact_duration),
+    quantity_json(units.DURATION),
+]
 Rate = Annotated[
     float,
     BeforeValidator(_positive(units.parse_rate)),

@@ -14,6 +14,7 @@ from kvsim.workload.spec import (
     GeneratedWorkload,
     LengthPairs,
     LengthSpec,
+    PhasedWorkload,
     TraceWorkload,
 )
 
@@ -32,16 +33,21 @@ def request_tokens_max(variant: Variant) -> tuple[int, str]:
 def check_lengths(variant: Variant, report: Report) -> None:
     """The longest request that a distribution can draw fits. Files are checked when they have been read."""
     workload = variant.workload
-    if not isinstance(workload, GeneratedWorkload) or not isinstance(workload.lengths, LengthPairs):
-        return
-    prompt = _longest(workload.lengths.prompt_tokens)
-    output = _longest(workload.lengths.output_tokens)
-    if workload.output_tokens_max is not None:
-        output = min(output, workload.output_tokens_max)
+    lengths: list[LengthPairs] = []
+    key = "lengths"
+    if isinstance(workload, PhasedWorkload):
+        lengths, key = [phase.lengths for phase in workload.phases], "phases"
+    elif isinstance(workload, GeneratedWorkload) and isinstance(workload.lengths, LengthPairs):
+        lengths = [workload.lengths]
     limit, why = request_tokens_max(variant)
-    if prompt + output > limit:
+    for pairs in lengths:
+        prompt, output = _longest(pairs.prompt_tokens), _longest(pairs.output_tokens)
+        if workload.output_tokens_max is not None:
+            output = min(output, workload.output_tokens_max)
+        if prompt + output <= limit:
+            continue
         report.add(
-            ["workload", "lengths"],
+            ["workload", key],
             f"found requests of up to {prompt} + {output} tokens (prompt + output), expected at most {limit}: {why}",
         )
 

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from kvsim.errors import Problem
 from kvsim.scenario.merge import PRESET_KEYS, nearest
-from kvsim.scenario.tree import Node, found, problem_at
+from kvsim.scenario.tree import Node, Place, found, problem_at
 
 _EXPECTED_TYPES = {
     "int_type": "a whole number",
@@ -41,9 +41,12 @@ class Report:
 
     def add(self, path: Sequence[str], message: str) -> None:
         """A problem with the value at ``path``, or with its absence."""
+        self.problems.append(problem_at(self.place(path), ".".join(path), message))
+
+    def place(self, path: Sequence[str]) -> Place:
+        """Where the value at ``path`` is written, or the key of a mapping."""
         node, _ = self._tree.find(path)
-        place = node.place if node.mapping is None else node.key_place
-        self.problems.append(problem_at(place, ".".join(path), message))
+        return node.place if node.mapping is None else node.key_place
 
     def add_validation(self, error: ValidationError, model: type[BaseModel]) -> None:
         """Everything that pydantic found while checking the tree against ``model``."""
@@ -134,7 +137,10 @@ def _annotation_at(model: type[BaseModel], location: Sequence[int | str]) -> Any
         values = [get_args(part)[1] for part in _parts(annotation) if get_origin(part) is dict]
         fields = [candidate.model_fields[step] for candidate in models if step in candidate.model_fields]
         members = [candidate for candidate in models if step in _kinds(candidate)]
-        if fields:
+        items = [get_args(part)[0] for part in _parts(annotation) if get_origin(part) is list]
+        if isinstance(step, int) and items:
+            annotation = items[0]
+        elif fields:
             annotation = fields[0].annotation
         elif values:
             annotation = values[0]

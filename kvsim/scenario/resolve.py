@@ -7,10 +7,11 @@ reports its problem and lets the others go on. It must not know YAML or pydantic
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, SharedLink, WorkerSpec
+from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, RoleSpec, SharedLink, WorkerSpec
 from kvsim.core.messages import WorkerId
 from kvsim.presets.fields import GpuFields
 from kvsim.scenario.checks import check_lengths
+from kvsim.scenario.fault_resolve import late_workers, resolve_faults
 from kvsim.scenario.memory import (
     activation_bytes_per_rank,
     kv_block_bytes_per_rank,
@@ -22,6 +23,8 @@ from kvsim.scenario.memory import (
 from kvsim.scenario.merge import nearest
 from kvsim.scenario.problems import Report
 from kvsim.scenario.profile_resolve import check_devices, check_profiles, decision_ns, devices_of, handshake_ns
+from kvsim.scenario.roles_schema import ControllerFields, FixedRoles, ThresholdFields
+from kvsim.scenario.rules_check import check_rules, placement_rules
 from kvsim.scenario.schema import Document, Pool
 from kvsim.scenario.values import Slo, Variant
 from kvsim.scenario.workload_resolve import resolve_workload
@@ -46,6 +49,8 @@ def resolve_variant(name: str, document: Document, report: Report, directory: Pa
     check_devices(document, report)
     kv_blocks = {pool: _kv_blocks(pool, document, model, report) for pool in document.workers}
     _check_uplinks(document, report)
+    check_rules(document, report)
+    faults, fault_places = resolve_faults(document, report)
     workload = resolve_workload(document.workload, directory, report)
     if report.problems or workload is None:
         return None
@@ -57,6 +62,8 @@ def resolve_variant(name: str, document: Document, report: Report, directory: Pa
         workload=workload,
         slo=Slo(document.slo.ttft, document.slo.tpot, document.slo.attainment),
         first_token=document.metrics.first_token,
+        faults=faults,
+        fault_places=fault_places,
     )
     check_lengths(variant, report)
     return None if report.problems else Resolved(variant, kv_blocks)
@@ -65,7 +72,13 @@ def resolve_variant(name: str, document: Document, report: Report, directory: Pa
 def _check_roles(document: Document, report: Report) -> None:
     """Both sides of a transfer exist; without transfers one worker does."""
     pools = document.workers
+    kind = document.scheduling.roles.kind
+    if kind == "controller" and not (document.slo.ttft and document.slo.tpot):
+        report.add(["scheduling", "roles"], "found 'controller' without slo.ttft and slo.tpot, expected both above 0")
     if document.transfer.mode == "colocated":
+        if kind != "fixed":
+            message = f"found '{kind}' with transfer.mode colocated, expected fixed: a colocated worker does both"
+            report.add(["scheduling", "roles", "kind"], message)
         if not any(pool.count for pool in pools.values()):
             report.add(["workers"], "found no worker, expected at least one")
         return
@@ -166,6 +179,7 @@ def _chunk_tokens(pool: Pool, document: Document) -> int:
 def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -> ClusterSpec:
     transfer, scheduling = document.transfer, document.scheduling
     workers: list[WorkerSpec] = []
+    late = late_workers(document)
     for name, pool in document.workers.items():
         role: Role = "colocated" if transfer.mode == "colocated" else pool.role
         for index in range(pool.count):
@@ -178,10 +192,11 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
                     kv_blocks=kv_blocks[name],
                     batch_requests_max=pool.batch_requests_max,
                     batch_tokens_max=_chunk_tokens(pool, document),
-                    present=not pool.ready_after,
                     watermark_blocks=int(pool.watermark * kv_blocks[name]),
+                    present=len(workers) not in late,
                     link_bytes_per_s=int(pool.nics * pool.nic.rate),
                     uplink=pool.uplink,
+                    labels=tuple(sorted(pool.labels.items())),
                 )
             )
     kv = KvSpec(
@@ -203,11 +218,13 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
         decode_placement=placement,
         steps_max=scheduling.steps_max,
         prefill_wait_max_ns=scheduling.prefill_wait_max,
+        placement_rules=placement_rules(document),
         queue_requests_max=scheduling.queue_requests_max,
         kv_lease_ns=scheduling.kv_lease,
         transfer_retries_max=scheduling.transfer_retries_max,
         transfer_targets_max=scheduling.transfer_targets_max,
         transfer_recomputes_max=scheduling.transfer_recomputes_max,
+        roles=_roles(document),
         admission=scheduling.admission,
         async_scheduling=scheduling.async_scheduling,
         prefix_caching=document.cache.prefix_caching,
@@ -215,6 +232,20 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
     uplinks = document.network.uplinks
     shared = tuple(SharedLink(name, int(uplink.rate)) for name, uplink in uplinks.items())
     return ClusterSpec(kv=kv, workers=tuple(workers), policy=policy, uplinks=shared)
+
+
+def _roles(document: Document) -> RoleSpec | None:
+    """When workers change their roles; None: never."""
+    match document.scheduling.roles:
+        case ThresholdFields() as threshold:
+            return threshold.value()
+        case ControllerFields() as controller:
+            slo = document.slo
+            assert slo.ttft, "_check_roles wants limits for a controller"
+            assert slo.tpot, "_check_roles wants limits for a controller"
+            return controller.value(slo.ttft, slo.tpot)
+        case FixedRoles():
+            return None
 
 
 def _hardware(document: Document, model: ModelShape) -> Hardware:
@@ -229,11 +260,11 @@ def _hardware(document: Document, model: ModelShape) -> Hardware:
             uplink=pool.uplink,
             measured=profile.costs() if profile is not None else None,
             layers=profile.layer_tables() if profile is not None else None,
-            joins_ns=pool.ready_after,
             device=pool.device,
             order_ns=profile.host.order if profile is not None else 0,
             report_ns=profile.host.report if profile is not None else 0,
             pack_bytes_per_s=profile.message.pack_rate if profile is not None else None,
+            role_switch_ns=pool.role_switch,
         )
         workers.extend([one] * pool.count)
     uplinks = document.network.uplinks

@@ -1,15 +1,16 @@
-"""What a scenario file may hold under ``scheduling:``.
+"""What a scenario file may hold under ``scheduling:`` and ``placement_rules:``.
 
 It must not know workers, links or loads.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kvsim.core.cluster import Admission, DecodePlacement, Placement
-from kvsim.presets.fields import Count, Fields, Flag
+from kvsim.presets.fields import Count, Fields, Flag, Text
 from kvsim.scenario.limits import DurationAuto, DurationLimit
+from kvsim.scenario.roles_schema import FixedRoles, Roles
 
 Tries = Annotated[int, Field(strict=True, ge=0)]
 
@@ -56,6 +57,11 @@ class Scheduling(Fields):
         description="How often the KV of a request is computed anew because it reached no decode worker; after that "
         "the request ends as failed.",
     )
+    roles: Roles = Field(
+        default=FixedRoles(),
+        description="When workers change between prefill and decode at run time. fixed: never. threshold: by marks on "
+        "the two loads. controller: by the workers that each role needs to keep slo.ttft and slo.tpot.",
+    )
     admission: Admission = Field(
         default="chunk",
         description="When a colocated worker admits a waiting request: with free blocks for its first chunk, or for "
@@ -70,3 +76,24 @@ class Scheduling(Fields):
         default=None,
         description="Time between a report and the commands that answer it. auto: what the profiles say, else 0.",
     )
+
+
+class PlacementRule(Fields):
+    """One rule; it names one label."""
+
+    kv_stays_within: Text | None = Field(
+        default=None,
+        description="KV cache moves only between workers with the same value of this label, or both without it.",
+    )
+    requests_stay_within: Text | None = Field(
+        default=None,
+        description="A request is served only by workers with its own value of this label (see workload.labels); one "
+        "without it only by workers without it.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.kv_stays_within is None) == (self.requests_stay_within is None):
+            found = "neither" if self.kv_stays_within is None else "both"
+            raise ValueError(f"found {found} of kv_stays_within and requests_stay_within, expected one of them")
+        return self

@@ -24,9 +24,10 @@ from kvsim.presets.fields import (
     Text,
 )
 from kvsim.profile.fields import Slowdown, WorkerProfile
+from kvsim.scenario.fault_schema import Detection, FaultEntry
 from kvsim.scenario.limits import DurationAuto, DurationLimit, KvMemory, OptionalName
 from kvsim.scenario.preset_or import FileOr, OrNone, PresetOr
-from kvsim.scenario.scheduling_schema import Scheduling
+from kvsim.scenario.scheduling_schema import PlacementRule, Scheduling
 from kvsim.scenario.tree import found
 from kvsim.scenario.workload_schema import Workload
 
@@ -117,12 +118,15 @@ class Pool(Fields):
     watermark: Annotated[float, Field(strict=True, ge=0, lt=1)] = Field(
         default=0.01, description="Share of the blocks that stays free when a new request is admitted."
     )
+    role_switch: Duration = Field(
+        default=0,
+        description="What an empty worker takes to change its role, where scheduling.roles lets it: 0 s if its engine "
+        "computes both, as kvsim's real workers do; else what loading and capturing take.",
+    )
     uplink: OptionalName = Field(
         default=None, description="The shared link of network.uplinks that joins the pool, or none."
     )
-    ready_after: Duration = Field(
-        default=0, description="From when on the workers take requests: those that arrive before wait."
-    )
+    labels: dict[Name, Text] = Field(default={}, description="What placement_rules go by, such as site or tenant.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -267,7 +271,15 @@ class Document(Fields):
     network: Network = Field(default=Network(), description="What lies between the NICs.")
     transfer: Transfer = Field(default=Transfer(), description="How KV cache moves.")
     scheduling: Scheduling = Field(default=Scheduling(), description="Choices of the scheduler.")
+    placement_rules: Annotated[tuple[PlacementRule, ...], Field(strict=False)] = Field(
+        default=(), description="Where KV cache and requests may not go."
+    )
     workload: Workload = Field(description="What clients ask for.")
+    faults: list[FaultEntry] = Field(
+        default=[],
+        description="What goes wrong in simulated runs, at given times or at rates. Real workers are spared.",
+    )
+    detection: Detection = Field(default=Detection(), description="How long it takes until somebody notices a fault.")
     slo: SloLimits = Field(default=SloLimits(), description="Service level objectives.")
     metrics: Metrics = Field(default=Metrics(), description="How results are measured.")
     cost: Cost | None = Field(default=None, description="What things cost; without it plans are in GPUs only.")

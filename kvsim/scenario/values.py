@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kvsim.core.cluster import ClusterSpec
-from kvsim.scenario.tree import Node
+from kvsim.scenario.tree import Node, Place
+from kvsim.sim.faults.spec import NO_FAULTS, FaultSpecs
 from kvsim.sim.hardware import Hardware
 from kvsim.workload.spec import WorkloadSpec
 
@@ -25,7 +26,7 @@ class Variant:
     """One world to run: cluster, hardware and load, and how it is judged.
 
     ``first_token`` says when the first token counts as given to the client: when prefill has computed it, or when the
-    decode worker has the KV cache.
+    decode worker has the KV cache. ``faults`` go wrong in simulated runs; ``fault_places`` are where they are written.
     """
 
     name: str
@@ -34,6 +35,8 @@ class Variant:
     workload: WorkloadSpec
     slo: Slo
     first_token: Literal["prefill", "decode"]
+    faults: FaultSpecs = NO_FAULTS
+    fault_places: tuple[Place, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,12 @@ from kvsim.workload.spec import (
     FixedLength,
     GammaArrivals,
     GeneratedWorkload,
+    LabelShares,
     LengthPairs,
     LengthSpec,
     LognormalLength,
+    PhasedWorkload,
+    PhaseSpec,
     PoissonArrivals,
     TraceWorkload,
     UniformLength,
@@ -50,6 +53,20 @@ def resolve_workload(workload: Workload, directory: Path, report: Report) -> Wor
             prompt_tokens_max=trace.prompt_tokens_max,
             request_tokens_max=trace.request_tokens_max,
             output_tokens_max=workload.output_tokens_max,
+            labels=_labels(workload),
+        )
+    if workload.phases is not None:
+        return PhasedWorkload(
+            phases=tuple(
+                PhaseSpec(
+                    phase.duration,
+                    _arrivals(phase.arrivals),
+                    LengthPairs(_length(phase.lengths.prompt_tokens), _length(phase.lengths.output_tokens)),
+                )
+                for phase in workload.phases
+            ),
+            output_tokens_max=workload.output_tokens_max,
+            labels=_labels(workload),
         )
     assert workload.requests is not None, "a workload without requests passed its schema"
     assert workload.arrivals is not None, "a workload without arrivals passed its schema"
@@ -69,6 +86,7 @@ def resolve_workload(workload: Workload, directory: Path, report: Report) -> Wor
         arrivals=_arrivals(workload.arrivals),
         lengths=lengths,
         output_tokens_max=workload.output_tokens_max,
+        labels=_labels(workload),
     )
 
 
@@ -82,6 +100,10 @@ def _find_file(given: Trace | Empirical, path: list[str], directory: Path, repor
     message = f"found no file '{given.path}', expected an existing one{where}; name another with --set {key}=FILE"
     report.add(path, message)
     return None
+
+
+def _labels(workload: Workload) -> LabelShares:
+    return tuple((name, tuple(shares.items())) for name, shares in sorted(workload.labels.items()))
 
 
 def _arrivals(arrivals: Poisson | Gamma | FixedGaps) -> ArrivalSpec:

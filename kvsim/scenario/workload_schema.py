@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from kvsim.presets.fields import Count, Fields, Number, RequestRate, Text
+from kvsim.presets.fields import Count, Fields, Number, PositiveDuration, RequestRate, Text
 from kvsim.scenario.limits import CountLimit
 
 
@@ -115,22 +115,41 @@ class Trace(Fields):
     )
 
 
+Arrivals = Annotated[Poisson | Gamma | FixedGaps, Field(discriminator="kind")]
+
+
+class Phase(Fields):
+    """A stretch of time with its own rate and lengths."""
+
+    duration: PositiveDuration = Field(description="How long requests arrive like this.")
+    arrivals: Arrivals = Field(description="When they arrive.")
+    lengths: Pairs = Field(description="How long they are.")
+
+
 class Workload(Fields):
-    """What clients ask for: drawn (requests, arrivals, lengths) or replayed (trace)."""
+    """What clients ask for: drawn (requests, arrivals, lengths), drawn in phases, or replayed (trace)."""
 
     requests: Annotated[int, Field(strict=True, ge=1, le=10**8)] | None = Field(
         default=None, description="How many requests are drawn."
     )
-    arrivals: Annotated[Poisson | Gamma | FixedGaps, Field(discriminator="kind")] | None = Field(
-        default=None, description="When they arrive."
-    )
+    arrivals: Arrivals | None = Field(default=None, description="When they arrive.")
     lengths: (
         Annotated[Annotated[Pairs, Tag("pairs")] | Annotated[Empirical, Tag("empirical")], Discriminator(_lengths_kind)]
         | None
     ) = Field(default=None, description="How long they are.")
     trace: Trace | None = Field(default=None, description="Instead of the three above: a recorded trace.")
+    phases: Annotated[tuple[Phase, ...], Field(strict=False, min_length=1)] | None = Field(
+        default=None,
+        description="Instead of all of the above: stretches of time, one after the other, each with its own rate and "
+        "lengths.",
+    )
     output_tokens_max: CountLimit = Field(
         default=None, description="The limit that clients send with every request (max_tokens); none sends none."
+    )
+    labels: dict[Text, Annotated[dict[Text, Number], Field(min_length=1)]] = Field(
+        default={},
+        description="Labels of requests, for placement_rules: for each label its values with their shares, such as "
+        "tenant: {acme: 3, other: 1}.",
     )
 
     @model_validator(mode="after")
@@ -138,10 +157,13 @@ class Workload(Fields):
         drawn = {"requests": self.requests, "arrivals": self.arrivals, "lengths": self.lengths}
         given = [key for key, value in drawn.items() if value is not None]
         missing = [key for key, value in drawn.items() if value is None]
-        if self.trace is not None and given:
-            found = " and ".join(["trace", *given])
-            raise ValueError(f"found {found}, expected either a trace or drawn requests (null removes a key)")
-        if self.trace is None and missing:
+        whole = {"trace": self.trace, "phases": self.phases}
+        alone = [key for key, value in whole.items() if value is not None]
+        if alone and len(alone) + len(given) > 1:
+            found = " and ".join([*alone, *given])
+            expected = "either a trace or phases or drawn requests"
+            raise ValueError(f"found {found}, expected {expected} (null removes a key)")
+        if not alone and missing:
             found = " and ".join(given) or "nothing"
-            raise ValueError(f"found {found}, expected {' and '.join(missing)} as well, or else a trace")
+            raise ValueError(f"found {found}, expected {' and '.join(missing)} as well, or else phases or a trace")
         return self

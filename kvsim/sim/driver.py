@@ -6,7 +6,6 @@ driver must not decide anything; what it knows beyond the core (durations, true 
 
 import gc
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import simpy
 from simpy.core import EmptySchedule
@@ -37,7 +36,6 @@ from kvsim.core.messages import (
     TransferDone,
     TransferId,
     TransferReleased,
-    WorkerJoined,
 )
 from kvsim.core.scheduler import Scheduler
 from kvsim.sim.faults.injector import FaultInjector, needs_record
@@ -120,10 +118,6 @@ class Simulation:
         self._over = False
         self._arrivals_ns: list[int] = workload.arrival_ns.tolist()
         self._arrived = 0
-        for spec, facts in zip(cluster.workers, hardware.workers, strict=True):
-            if facts.joins_ns:
-                assert not plan, f"worker {spec.name} joins by itself beside a plan of what goes wrong"
-                call_after(self._env, facts.joins_ns, partial(self._report, WorkerJoined(spec.id)))
         if plan and self._faults is not None:
             self._expect_faults(self._faults, plan, cluster)
 
@@ -199,7 +193,8 @@ class Simulation:
         limit = workload.output_tokens_max or OUTPUT_TOKENS_UNLIMITED
         while self._arrived < len(self._arrivals_ns) and self._arrivals_ns[self._arrived] == self.now_ns:
             request = RequestId(self._arrived)
-            self._report(RequestArrived(Request(request, int(workload.prompt_tokens[request]), limit)))
+            labels = workload.labels[request] if workload.labels else ()
+            self._report(RequestArrived(Request(request, int(workload.prompt_tokens[request]), limit, labels)))
             self._arrived += 1
         if self._arrived < len(self._arrivals_ns):
             self._await_arrival()

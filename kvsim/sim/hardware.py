@@ -121,7 +121,7 @@ class WorkerHardware:
     rest.
 
     Steps take as long as ``measured`` or ``layers`` says, and without them as the roofline of ``gpu``; one of the three
-    is there. ``joins_ns``: from when on the worker is there, if its spec says that it is not from the start. ``device``
+    is there. ``device``
     names the one of ``Hardware.devices`` that the worker shares with others; without one its GPUs are its own.
     ``order_ns`` pass until a command reaches the worker, ``report_ns`` until its report reaches the scheduler.
     ``role_switch_ns``: what an empty worker takes to change between prefill and decode.
@@ -140,7 +140,6 @@ class WorkerHardware:
     pack_bytes_per_s: float | None = None
     role_switch_ns: int = 0
     layers: LayerTables | None = None
-    joins_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

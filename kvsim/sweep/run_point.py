@@ -31,7 +31,8 @@ def simulate_point(point: Point) -> list[Row]:
     """Every variant of a point. Numbers are what ``json`` gives back unchanged."""
     rows: list[Row] = []
     for variant in point.scenario.variants:
-        summary = simulate(variant, workload_of(point.scenario, variant)).summary
+        workload = workload_of(point.scenario, variant)
+        summary = simulate(variant, workload, seed=point.scenario.seed).summary
         notes = summary.pop("notes")
         rows.append({"variant": variant.name, "metrics": flat_metrics(summary), "notes": notes})
     return rows

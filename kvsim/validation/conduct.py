@@ -11,6 +11,7 @@ from math import nan
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from kvsim.errors import Problem, ScenarioError
 from kvsim.metrics import Collector, RunColumns
 from kvsim.metrics.columns import NS_PER_S, Integers
 from kvsim.record import RECORD_SUFFIX, RecordWriter
@@ -79,6 +80,7 @@ def validate_scenario(
     If it is interrupted, the runs that are finished are written all the same. Raises KvsimError for what the user got
     wrong and where workers fail.
     """
+    _refuse_faults(scenario)
     workloads = {variant.name: workload_of(scenario, variant) for variant in scenario.variants}
     folder = prepare_validation(out)
     real, simulated = prepare_folder(folder / REAL), prepare_folder(folder / SIMULATED)
@@ -95,6 +97,15 @@ def validate_scenario(
             write_run(simulated, scenario, {name: both.simulated for name, both in done.items()}, complete=complete)
     tell(len(done), len(scenario.variants), "comparing")
     return _compare(folder, scenario, done, profile, report=report)
+
+
+def _refuse_faults(scenario: Scenario) -> None:
+    """A scenario cannot make real workers fail."""
+    places = dict.fromkeys(place for variant in scenario.variants for place in variant.fault_places)
+    message = "found a fault, expected none, as real workers are spared: --set faults=[] leaves them out"
+    problems = tuple(Problem(place.file, place.line, place.column, "faults", message) for place in places)
+    if problems:
+        raise ScenarioError(problems)
 
 
 def tolerance_of(scenario: Scenario) -> Tolerance:
@@ -128,6 +139,7 @@ def as_served(workload: Workload, columns: RunColumns) -> Workload:
         workload.output_tokens,
         workload.output_tokens_max,
         workload.notes,
+        workload.labels,
     )
 
 

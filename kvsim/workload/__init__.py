@@ -1,6 +1,7 @@
 """The load of a run: what a user may ask for, and the requests that come of it."""
 
-from kvsim.workload.generate import Workload, generate
+from kvsim.workload.columns import Workload
+from kvsim.workload.generate import generate
 from kvsim.workload.spec import (
     ArrivalSpec,
     EmpiricalPairs,
@@ -11,6 +12,8 @@ from kvsim.workload.spec import (
     LengthPairs,
     LengthSpec,
     LognormalLength,
+    PhasedWorkload,
+    PhaseSpec,
     PoissonArrivals,
     TraceWorkload,
     UniformLength,
@@ -27,6 +30,8 @@ __all__ = [
     "LengthPairs",
     "LengthSpec",
     "LognormalLength",
+    "PhaseSpec",
+    "PhasedWorkload",
     "PoissonArrivals",
     "TraceWorkload",
     "UniformLength",

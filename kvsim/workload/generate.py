@@ -4,69 +4,54 @@ Each purpose draws from a generator of its own, so changing the lengths does not
 round. This module must not know what serves the requests.
 """
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kvsim.core.messages import Labels
 from kvsim.errors import TraceError
 from kvsim.workload.arrivals import draw_arrivals
+from kvsim.workload.columns import Workload, limit_note
 from kvsim.workload.lengths import draw_lengths
-from kvsim.workload.spec import EmpiricalPairs, GeneratedWorkload, LengthPairs, TraceWorkload, WorkloadSpec
+from kvsim.workload.phases import draw_phases
+from kvsim.workload.seeds import generator_for
+from kvsim.workload.spec import (
+    EmpiricalPairs,
+    GeneratedWorkload,
+    LabelShares,
+    LengthPairs,
+    PhasedWorkload,
+    TraceWorkload,
+    WorkloadSpec,
+)
 from kvsim.workload.traces import Trace, read_lengths, read_trace
-
-# Order is part of the meaning of a seed: add purposes at the end only.
-Purpose: TypeAlias = Literal["arrivals", "prompt_tokens", "output_tokens", "pairs"]
-
-
-@dataclass(frozen=True, eq=False)
-class Workload:
-    """Requests in order of arrival; row i is request i. Columns are int64 of shape ``(requests,)`` and read-only.
-
-    ``arrival_ns`` counts from the start of the run and never decreases. ``output_tokens`` is the truth: how many tokens
-    the model would say before it stops, whatever the limit ``output_tokens_max`` that clients send (None: no limit).
-    ``notes`` are sentences that the user must be told: what was dropped, raised, clipped or ignored, with counts.
-    """
-
-    arrival_ns: NDArray[np.int64]
-    prompt_tokens: NDArray[np.int64]
-    output_tokens: NDArray[np.int64]
-    output_tokens_max: int | None
-    notes: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        requests = len(self.arrival_ns)
-        for column in (self.arrival_ns, self.prompt_tokens, self.output_tokens):
-            assert column.dtype == np.int64, f"a column of {column.dtype}"
-            assert column.shape == (requests,), f"columns of {column.shape} and {requests} rows"
-            column.flags.writeable = False
-        assert requests == 0 or self.arrival_ns[0] >= 0, f"the first arrival is at {self.arrival_ns[0]} ns"
-        assert bool(np.all(np.diff(self.arrival_ns) >= 0)), "arrivals are not in order"
-        assert bool(np.all(self.prompt_tokens >= 1)), f"a prompt of {self.prompt_tokens.min()} tokens"
-        assert bool(np.all(self.output_tokens >= 1)), f"an output of {self.output_tokens.min()} tokens"
-
-    def __len__(self) -> int:
-        return len(self.arrival_ns)
 
 
 def generate(spec: WorkloadSpec, seed: int) -> Workload:
-    """The requests of a run. The same arguments give the same bytes; a trace does not depend on ``seed``.
+    """The requests of a run. The same arguments give the same bytes; of a trace only labels depend on ``seed``.
 
     Raises ``TraceError`` for a file that is missing or malformed, or whose rows all exceed the limits.
     """
     match spec:
         case GeneratedWorkload():
-            return _draw(spec, seed)
+            workload = _draw(spec, seed)
+        case PhasedWorkload():
+            workload = draw_phases(spec, seed)
         case TraceWorkload():
-            return _replay(spec, read_trace(spec.path, spec.format))
+            workload = _replay(spec, read_trace(spec.path, spec.format))
+    return replace(workload, labels=_labels(spec.labels, len(workload), seed)) if spec.labels else workload
 
 
-def generator_for(purpose: Purpose, seed: int) -> np.random.Generator:
-    """The random numbers of one purpose, independent of those of all others."""
-    purposes = get_args(Purpose)
-    children = np.random.SeedSequence(seed).spawn(len(purposes))
-    return np.random.default_rng(children[purposes.index(purpose)])
+def _labels(shares: LabelShares, requests: int, seed: int) -> tuple[Labels, ...]:
+    """The labels of each request, each drawn by its shares."""
+    generator = generator_for("labels", seed)
+    drawn = []
+    for name, values in shares:
+        weights = np.array([share for _, share in values])
+        rows = generator.choice(len(values), requests, p=weights / weights.sum())
+        drawn.append([(name, values[row][0]) for row in rows.tolist()])
+    return tuple(zip(*drawn, strict=True))
 
 
 def _draw(spec: GeneratedWorkload, seed: int) -> Workload:
@@ -88,7 +73,7 @@ def _draw(spec: GeneratedWorkload, seed: int) -> Workload:
             places = generator_for("pairs", seed).random(spec.requests) * len(pairs.prompt_tokens)
             rows = np.floor(places).astype(np.int64)
             prompt_tokens, output_tokens = pairs.prompt_tokens[rows], pairs.output_tokens[rows]
-    notes += _limit_note(output_tokens, spec.output_tokens_max)
+    notes += limit_note(output_tokens, spec.output_tokens_max)
     return Workload(arrival_ns, prompt_tokens, output_tokens, spec.output_tokens_max, notes)
 
 
@@ -122,7 +107,7 @@ def _replay(spec: TraceWorkload, trace: Trace) -> Workload:
         if count:
             notes += (f"{count:,} of {seen:,} rows exceed {name} = {limit:,} and were dropped",)
     output_tokens = trace.output_tokens[kept]
-    notes += _limit_note(output_tokens, spec.output_tokens_max)
+    notes += limit_note(output_tokens, spec.output_tokens_max)
     arrival_ns = _scaled(trace.arrival_ns[kept], spec.rate_scale)
     return Workload(arrival_ns, trace.prompt_tokens[kept], output_tokens, spec.output_tokens_max, notes)
 
@@ -136,14 +121,3 @@ def _scaled(arrival_ns: NDArray[np.int64], rate_scale: float) -> NDArray[np.int6
     if rate_scale == 1.0:
         return arrival_ns
     return np.rint(arrival_ns / rate_scale).astype(np.int64)
-
-
-def _limit_note(output_tokens: NDArray[np.int64], output_tokens_max: int | None) -> tuple[str, ...]:
-    if output_tokens_max is None:
-        return ()
-    ended = int(np.count_nonzero(output_tokens > output_tokens_max))
-    if not ended:
-        return ()
-    return (
-        f"{ended:,} of {len(output_tokens):,} requests would go on beyond output_tokens_max = {output_tokens_max:,}",
-    )

@@ -90,6 +90,10 @@ ArrivalSpec: TypeAlias = PoissonArrivals | GammaArrivals | FixedGapArrivals
 TraceFormat: TypeAlias = Literal["azure", "mooncake", "csv", "recorded"]
 
 
+LabelShares: TypeAlias = tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
+"""For each label, sorted by name, its values and how many requests have them in proportion."""
+
+
 @dataclass(frozen=True, slots=True)
 class GeneratedWorkload:
     """``requests`` requests with drawn arrivals and lengths.
@@ -102,6 +106,26 @@ class GeneratedWorkload:
     arrivals: ArrivalSpec
     lengths: LengthPairs | EmpiricalPairs
     output_tokens_max: int | None
+    labels: LabelShares = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseSpec:
+    """For ``duration_ns``, requests arrive like this and are as long as this."""
+
+    duration_ns: int
+    arrivals: ArrivalSpec
+    lengths: LengthPairs
+
+
+@dataclass(frozen=True, slots=True)
+class PhasedWorkload:
+    """Drawn requests whose rate and lengths change with time: one phase after the other, each drawn independently of
+    the others. ``output_tokens_max`` is as in ``GeneratedWorkload``."""
+
+    phases: tuple[PhaseSpec, ...]
+    output_tokens_max: int | None
+    labels: LabelShares = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +145,7 @@ class TraceWorkload:
     prompt_tokens_max: int | None
     request_tokens_max: int | None
     output_tokens_max: int | None
+    labels: LabelShares = ()
 
 
-WorkloadSpec: TypeAlias = GeneratedWorkload | TraceWorkload
+WorkloadSpec: TypeAlias = GeneratedWorkload | PhasedWorkload | TraceWorkload

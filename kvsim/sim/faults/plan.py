@@ -99,8 +99,13 @@ def _timed(spec: TimedSpec, entry: int, seed: int, horizon_ns: int) -> list[Faul
     chosen = generator_of(seed, entry, 1).random(len(instants_ns)).tolist()
     faults: list[Fault] = []
     for at_ns, place in zip(instants_ns, chosen, strict=True):
-        worker = spec.workers[int(place * len(spec.workers))] if spec.workers else None
-        faults += _strikes(spec, entry, at_ns, worker)
+        struck: tuple[WorkerId | None, ...] = (None,)
+        if spec.kind == "worker_joins":
+            struck = spec.workers
+        elif spec.workers:
+            struck = (spec.workers[int(place * len(spec.workers))],)
+        for worker in struck:
+            faults += _strikes(spec, entry, at_ns, worker)
     return faults
 
 

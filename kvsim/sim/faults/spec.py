@@ -39,9 +39,10 @@ class TimedSpec:
     """A fault at ``at_ns``, or one after the other at exponential gaps of mean ``every_ns`` until the last request has
     arrived. One of the two is set.
 
-    It strikes one of ``workers``, drawn anew each time, or ``uplink``, or the controller. ``lasts_ns`` None: for ever.
-    ``restart_ns``: when a worker that was lost or has left comes back, counted from its crash, from when it was given
-    up, or from when it was dismissed; None: never. A link flaps: down for ``down_ns``, up for ``up_ns``, and so on.
+    It strikes one of ``workers``, drawn anew each time (``worker_joins``: all), or ``uplink``, or the controller.
+    ``lasts_ns`` None: for ever. ``restart_ns``: when a worker that was lost or has left comes back, counted from its
+    crash, from when it was given up, or from when it was dismissed; None: never. A link flaps: down for ``down_ns``, up
+    for ``up_ns``, and so on.
     """
 
     kind: TimedKind
@@ -88,3 +89,6 @@ class FaultSpecs:
 
     entries: tuple[FaultSpec, ...]
     detection: Detection
+
+
+NO_FAULTS = FaultSpecs((), Detection(0, 0, 0))

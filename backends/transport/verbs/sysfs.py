@@ -1,0 +1,172 @@
+"""RDMA devices, ports and GIDs as the kernel shows them in /sys, and the choice among them. Pure file reading.
+
+Sources: Linux Documentation/ABI/stable/sysfs-class-infiniband; the PCI tree below /sys/devices. This module must not
+know pyverbs, so that it can be tested, and asked what is wrong, without any.
+"""
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SYSFS = Path("/sys")
+_ZERO = ipaddress.IPv6Address(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Gid:
+    """An entry of a port's GID table. ``kind`` is the kernel's word ("RoCE v2"); ``interface`` that of the network."""
+
+    index: int
+    address: ipaddress.IPv6Address
+    kind: str
+    interface: str
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port of a device. ``layer`` is "Ethernet" or "InfiniBand"; ``pci_path`` the device's place in the PCI tree,
+    empty for devices of software."""
+
+    device: str
+    number: int
+    layer: str
+    active: bool
+    state: str
+    gids: tuple[Gid, ...]
+    pci_path: tuple[str, ...]
+    numa_node: int
+
+
+def ports(root: Path = SYSFS) -> list[Port]:
+    """All ports of all devices, by name and number."""
+    folder = root / "class" / "infiniband"
+    if not folder.is_dir():
+        return []
+    return [
+        _port(device, number)
+        for device in sorted(folder.iterdir(), key=lambda path: path.name)
+        for number in sorted(int(path.name) for path in (device / "ports").iterdir())
+    ]
+
+
+def gid_of(port: Port) -> Gid | None:
+    """The GID to connect with: RoCE v2 on Ethernet, with an IPv4 address if there is one, else a routable IPv6 one,
+    else link-local; the first one on InfiniBand. None if there is none."""
+    if port.layer != "Ethernet":
+        return port.gids[0] if port.gids else None
+    candidates = [gid for gid in port.gids if gid.kind == "RoCE v2"]
+    return min(candidates, key=_gid_rank, default=None)
+
+
+def still_there(gid: Gid, device: str, port: int, root: Path = SYSFS) -> bool:
+    """Whether this entry of the table is what it was."""
+    folder = root / "class" / "infiniband" / device / "ports" / str(port)
+    return _gid(folder, gid.index) == gid
+
+
+def usable_ports(found: list[Port], device: str = "") -> list[Port]:
+    """Those that are up and have a GID, of this device if one is named."""
+    return [port for port in found if port.active and gid_of(port) and device in ("", port.device)]
+
+
+def nearest(candidates: list[Port], gpu_pci_address: str, root: Path = SYSFS) -> Port:
+    """The port whose device shares the longest way from the root of the PCI tree with the GPU, then the NUMA node; ties
+    go to the first. ``gpu_pci_address`` like "0000:3b:00.0"; empty: the first port."""
+    assert candidates, "a choice among no ports"
+    if not gpu_pci_address:
+        return candidates[0]
+    gpu = root / "bus" / "pci" / "devices" / gpu_pci_address.lower()
+    path, node = _pci_path(gpu), _number(gpu / "numa_node", -1)
+
+    def closeness(port: Port) -> tuple[int, bool]:
+        shared = 0
+        for ours, theirs in zip(path, port.pci_path, strict=False):
+            if ours != theirs:
+                break
+            shared += 1
+        return shared, node >= 0 and node == port.numa_node
+
+    return max(candidates, key=closeness)
+
+
+def problem(found: list[Port], device: str = "", root: Path = SYSFS) -> str:
+    """Why none of the ports can be used, and what to do about it; empty if one can."""
+    if usable_ports(found, device):
+        return ""
+    if not (root / "class" / "infiniband").is_dir():
+        return (
+            "the kernel has no RDMA devices (no /sys/class/infiniband): load the driver of the card (for ConnectX: "
+            "modprobe mlx5_ib), or rdma_rxe and 'rdma link add rxe0 type rxe netdev INTERFACE' for Soft-RoCE"
+        )
+    named = [port for port in found if device in ("", port.device)]
+    if not named:
+        have = ", ".join(sorted({port.device for port in found})) or "none"
+        return f"there is no RDMA device {device or 'at all'} (have: {have}); 'rdma link' lists them"
+    down = [port for port in named if not port.active]
+    if len(down) == len(named):
+        states = ", ".join(f"{port.device}/{port.number} is {port.state}" for port in down)
+        return f"no port is active ({states}): 'ip link set INTERFACE up', or check cable and switch"
+    return (
+        "no active port has a RoCE v2 GID: give its network interface an address ('ip addr add A/LEN dev INTERFACE'), "
+        "'rdma link' shows which interface belongs to which device"
+    )
+
+
+def _port(device: Path, number: int) -> Port:
+    folder = device / "ports" / str(number)
+    state = _text(folder / "state")
+    pci = device / "device"
+    return Port(
+        device.name,
+        number,
+        _text(folder / "link_layer"),
+        state.endswith("ACTIVE"),
+        state,
+        tuple(_gids(folder)),
+        _pci_path(pci) if pci.exists() else (),
+        _number(pci / "numa_node", -1),
+    )
+
+
+def _gids(folder: Path) -> Iterator[Gid]:
+    table = folder / "gids"
+    for index in sorted(int(path.name) for path in table.iterdir()) if table.is_dir() else ():
+        gid = _gid(folder, index)
+        if gid is not None:
+            yield gid
+
+
+def _gid(folder: Path, index: int) -> Gid | None:
+    text = _text(folder / "gids" / str(index))
+    address = ipaddress.IPv6Address(text) if text else _ZERO
+    if address == _ZERO:
+        return None
+    attributes = folder / "gid_attrs"
+    kind, interface = _text(attributes / "types" / str(index)), _text(attributes / "ndevs" / str(index))
+    return Gid(index, address, kind, interface)
+
+
+def _gid_rank(gid: Gid) -> tuple[int, int]:
+    kind = 0 if gid.address.ipv4_mapped else 2 if gid.address.is_link_local else 1
+    return kind, gid.index
+
+
+def _pci_path(link: Path) -> tuple[str, ...]:
+    """From the root of the PCI tree down: ("pci0000:3a", "0000:3a:00.0", ..)."""
+    parts = link.resolve().parts
+    start = next((at for at, part in enumerate(parts) if part.startswith("pci") and ":" in part), len(parts))
+    return parts[start:]
+
+
+def _text(path: Path) -> str:
+    """Empty where the kernel has nothing to say: entries of its tables that are not used give an error."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _number(path: Path, default: int) -> int:
+    text = _text(path)
+    return int(text) if text.lstrip("-").isdigit() else default

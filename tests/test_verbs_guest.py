@@ -1,0 +1,46 @@
+"""Transport verbs over real RDMA verbs, in guests with Soft-RoCE: the part of ``rdma_guest/run_suite.sh`` that is short
+enough for every run. Skipped where the guests' kernel has not been prepared; ``run_suite.sh`` prepares it and runs all.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GUEST = Path(__file__).with_name("rdma_guest")
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def run_suite(*arguments: str) -> str:
+    """What the script prints. Skips if the guest has not been prepared."""
+    command = [str(GUEST / "run_suite.sh"), "--prepared", "--python", sys.executable, *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=560)
+    if done.returncode == 77:
+        pytest.skip(
+            f"RDMA is NOT tested: {done.stderr.strip()}; 'tests/rdma_guest/run_suite.sh --python {sys.executable}' "
+            "prepares a kernel with Soft-RoCE (4 minutes, once) and runs all of it"
+        )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_in_one_guest_the_transport_suite_passes_and_real_workers_give_the_models_tokens() -> None:
+    printed = run_suite(
+        "--only",
+        "one",
+        "--",
+        "tests/test_transport_conformance.py",
+        "tests/test_transport_processes.py",
+        "tests/test_real_processes.py",
+        "-k",
+        "conformance or killed or read_from or pull-verbs",
+    )
+    assert "skipped" not in printed, printed
+    assert " passed" in printed, printed
+
+
+def test_two_linked_guests_read_and_write_each_other_and_notice_a_pulled_cable() -> None:
+    printed = run_suite("--only", "two")
+    assert "[1] initiator: blocks arrived where they belong, and the owner's silence was told" in printed
