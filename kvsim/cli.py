@@ -13,6 +13,8 @@ from typing import Annotated
 import typer
 
 from kvsim.cli_bench import bench
+from kvsim.cli_chaos import chaos
+from kvsim.cli_fuzz import fuzz
 from kvsim.cli_profile import fidelity, profile
 from kvsim.cli_real import calibrate, validate
 from kvsim.cli_studies import ScenarioPath, compare, sweep
@@ -153,7 +155,10 @@ app.command()(sweep)
 app.command()(compare)
 app.command()(calibrate)
 app.command()(validate)
+app.command()(chaos)
 app.command()(fidelity)
+
+app.command()(fuzz)
 
 
 @app.command()

@@ -243,9 +243,9 @@ def test_replay_tells_the_first_difference_of_a_tampered_record(cli: Cli, record
     assert re.fullmatch(rf"push: different, first in call {number - 1} at \d+ ns:", result.lines[place])
     recorded_command, replayed_command = result.lines[place + 1 : place + 3]
     assert "recorded: StartTransfer(" in recorded_command
-    assert recorded_command.endswith("last=True)")
+    assert "last=True" in recorded_command
     assert "replayed: StartTransfer(" in replayed_command
-    assert replayed_command.endswith("last=False)")
+    assert "last=False" in replayed_command
 
 
 def test_replay_refuses_a_damaged_record_with_its_line(cli: Cli, recorded: Path) -> None:

@@ -1,13 +1,14 @@
 """The table of phases: what it allows, what it forbids, and the ways through it that each mode takes."""
 
 import pytest
-from fault_world import random_world
 from worlds import ALL_MODES, DISAGGREGATED, MODES, cluster, run, workload
 
 import kvsim.core.request
 from kvsim.core.cluster import PolicySpec, TransferMode
 from kvsim.core.messages import Request, RequestId, WorkerId
 from kvsim.core.request import NEXT_PHASES, Phase, RequestState
+from kvsim.fuzz.choices import Choices
+from kvsim.fuzz.worlds import random_world
 
 CHANGES = {(before, after) for before, nexts in NEXT_PHASES.items() for after in nexts}
 """Allowed by the table, made by no run: a request that cannot be served is rejected before it has a state."""
@@ -158,5 +159,5 @@ def test_every_change_of_the_table_happens_in_some_run(watch: Watch) -> None:
             run(tight, workload(crowd))
             run(cluster(mode, kv_blocks=40, block_tokens=4, policy=policy, batch_tokens_max=16), workload(crowd))
         for seed in range(40):
-            random_world(mode, seed).play()
+            random_world(mode, Choices(seed)).play()
     assert {(before, after) for _, before, after in watch.changes} == CHANGES

@@ -1,7 +1,6 @@
 """A scheduler that is restored from its record goes on as the one in whose place it comes."""
 
 import pytest
-from fault_world import random_world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import MODES
@@ -9,6 +8,8 @@ from worlds import MODES
 from kvsim.core.cluster import TransferMode
 from kvsim.core.messages import Record
 from kvsim.core.scheduler import Scheduler
+from kvsim.fuzz.choices import Choices
+from kvsim.fuzz.worlds import random_world
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -17,7 +18,7 @@ from kvsim.core.scheduler import Scheduler
 def test_a_scheduler_that_is_restored_at_any_moment_gives_the_same_commands(
     mode: TransferMode, seed: int, share: float
 ) -> None:
-    played = random_world(mode, seed)
+    played = random_world(mode, Choices(seed))
     played.play()
     cut = round(share * len(played.records))
     restored = Scheduler.restore(played.spec, played.records[:cut])
@@ -28,7 +29,7 @@ def test_a_scheduler_that_is_restored_at_any_moment_gives_the_same_commands(
 
 
 def test_a_record_that_this_scheduler_would_not_have_made_is_refused() -> None:
-    played = random_world("pull", 1)
+    played = random_world("pull", Choices(1))
     played.play()
     first = next(index for index, record in enumerate(played.records) if record.commands)
     changed = [*played.records]

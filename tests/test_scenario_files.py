@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from kvsim.errors import ScenarioError
-from kvsim.scenario import dump_resolved, load_scenario
+from kvsim.scenario import dump_resolved, load_scenario, scenario_from_mapping
 from kvsim.scenario.json_schema import json_schema
 
 FOLDER = Path(__file__).parent.parent / "scenarios"
@@ -118,3 +118,15 @@ def test_the_kvdirect_setting_gives_all_variants_the_same_gpus() -> None:
         assert [worker.tensor_parallel for worker in variant.cluster.workers] == [8, 8, 8, 8]
         assert {worker.gpu.name for worker in variant.hardware.workers if worker.gpu} == {"h100-sxm"}
         assert {worker.nics for worker in variant.hardware.workers} == {8}
+
+
+@pytest.mark.parametrize(("gpu", "nic"), [("a100-sxm-80g", "nvlink3-nccl"), ("h100-sxm", "a100-nodes-nccl")])
+def test_a_scenario_may_name_presets_with_measured_curves(gpu: str, nic: str) -> None:
+    keys = [f"workers.{pool}" for pool in ("prefill", "decode")]
+    options = [f"{key}.gpu={gpu}" for key in keys] + [f"{key}.nic={nic}" for key in keys]
+    scenario = load_scenario(FOLDER / "push_vs_pull.yaml", options)
+    worker = scenario.variants[0].hardware.workers[0]
+    assert worker.nic.message_times is not None
+    assert worker.gpu is not None
+    assert bool(worker.gpu.all_reduce) == (gpu == "a100-sxm-80g")
+    assert scenario_from_mapping(scenario.document).variants == scenario.variants

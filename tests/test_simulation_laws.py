@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import ALL_MODES, NIC, cluster, hardware, run, slower, with_steps_max, workload
 
-from kvsim.core.cluster import ClusterSpec, PolicySpec, TransferMode
+from kvsim.core.cluster import Allocation, ClusterSpec, PolicySpec, TransferMode
 from kvsim.core.messages import (
     AssignBlocks,
     Command,
@@ -47,7 +47,7 @@ def examples(draw: st.DrawFn, modes: Iterable[TransferMode] = ALL_MODES) -> Exam
     block_tokens = draw(st.sampled_from([1, 4, 16]))
     tokens_per_pool = draw(st.integers(60, 400))
     link_bytes_per_s = draw(st.sampled_from([10**7, 10**9]))
-    allocation = draw(st.sampled_from(["first_fit", "scattered", "oldest_first"]))
+    allocation: Allocation = draw(st.sampled_from(["first_fit", "scattered", "oldest_first"]))
     policy = PolicySpec(
         mode,
         layers_per_group=draw(st.integers(1, 5)),

@@ -6,8 +6,9 @@
 from pathlib import Path
 
 import pytest
-from story_language import tell_story
 from worlds import ALL_MODES
+
+from kvsim.fuzz.language import tell_story
 
 STORIES = sorted((Path(__file__).parent / "stories").glob("*.txt"))
 

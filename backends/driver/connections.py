@@ -9,6 +9,7 @@ This module must not know how descriptions look, nor what moves between the work
 
 from collections import deque
 from collections.abc import Callable
+from typing import TypeAlias
 
 import msgspec
 
@@ -23,14 +24,19 @@ ATTEMPTS_MAX = 3
 
 Send = Callable[[WorkerId, DriverMessage], None]
 
+Readdress: TypeAlias = Callable[[str, str, bytes], bytes]
+"""What a peer is told in place of a description, where a worker is not reached at the address that it knows itself by
+(address translation, a relay): given its name, the peer's name and the description."""
+
 
 class Connections:
     """Pairs of workers and their state. ``send`` takes what a worker is to be told."""
 
-    def __init__(self, cluster: ClusterSpec, send: Send) -> None:
+    def __init__(self, cluster: ClusterSpec, send: Send, readdress: Readdress | None = None) -> None:
         self._names = {spec.id: spec.name for spec in cluster.workers}
         self._partners = partners(cluster)
         self._send = send
+        self._readdress = readdress
         self._descriptions: dict[WorkerId, dict[str, bytes]] = {}
         self._leaving: dict[WorkerId, deque[WorkerId]] = {}  # peers that a worker was told to disconnect from
         self._asked: set[tuple[WorkerId, WorkerId]] = set()  # (worker, peer): told to connect
@@ -53,15 +59,21 @@ class Connections:
             raise Refusal("range", f"worker {worker} does not describe itself to {', '.join(missing)}")
         leaving = self._leaving.setdefault(worker, deque())
         left = leaving.popleft() if leaving else None
+        if self._readdress is not None:
+            name, change = self._names[worker], self._readdress
+            descriptions = {peer: change(name, peer, description) for peer, description in descriptions.items()}
         self._descriptions[worker] = descriptions
         for peer in self._partners[worker]:
             self._connect(worker, peer)
         return left
 
     def reached(self, worker: WorkerId, peer: WorkerId) -> None:
-        """A worker says that it reaches a peer."""
+        """A worker says that it reaches a peer. Attempts are counted anew from when both do: connections that break
+        now and then, over days, are no reason to give up a worker."""
         if (worker, peer) in self._asked:
             self._reached.add((worker, peer))
+            if (peer, worker) in self._reached:
+                self._attempts.pop((min(worker, peer), max(worker, peer)), None)
 
     def unreachable(self, worker: WorkerId, peer: WorkerId) -> bool:
         """A worker says that it does not reach a peer, or no longer. Both are disconnected and connected anew; False

@@ -28,7 +28,7 @@ from backends.control.messages import (
 )
 from backends.control.report_checks import check_ready
 from backends.control.ticket import LaunchTicket
-from backends.driver.connections import Connections
+from backends.driver.connections import Connections, Readdress
 from backends.driver.driver import Driver
 from backends.driver.errors import ServiceError
 from backends.launch.port import ExitNotice, Launcher, WorkerHandle, WorkerLaunch
@@ -69,8 +69,9 @@ class Fleet:
         watch: HeartbeatWatch,
         secret: bytes,
         resources: Mapping[Role, Resources],
+        readdress: Readdress | None = None,
     ) -> None:
-        self.connections = Connections(settings.cluster, self.send)
+        self.connections = Connections(settings.cluster, self.send, readdress)
         self._settings = settings
         self._specs = settings.cluster.workers
         self._launcher = launcher

@@ -18,6 +18,7 @@ from backends.control.driver_channel import DriverChannel
 from backends.control.heartbeat import HEARTBEAT_INTERVAL_NS, LATE_AFTER_NS, HeartbeatWatch
 from backends.control.ticket import new_secret
 from backends.driver.arrivals import Arrivals
+from backends.driver.connections import Readdress
 from backends.driver.driver import Driver, Observer, Watcher
 from backends.driver.errors import ServiceError
 from backends.driver.fleet import Fleet, Resources
@@ -46,8 +47,8 @@ class ServiceLimits:
 class Service:
     """Made of ``settings`` that all workers share. ``observers`` see every call of the scheduler, as in the simulator,
     with instants that count from the end of ``start``; ``watchers`` see every report. ``resources`` say by role what a
-    launcher must find for a worker. ``bind`` is where workers reach the driver. The launcher is closed with the
-    service."""
+    launcher must find for a worker. ``bind`` is where workers reach the driver; ``readdress`` changes how they reach
+    each other. The launcher is closed with the service."""
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Service:
         resources: Mapping[Role, Resources] = MappingProxyType({}),
         bind: str = "tcp://127.0.0.1:0",
         limits: ServiceLimits = ServiceLimits(),
+        readdress: Readdress | None = None,
     ) -> None:
         self._config = settings.model.config()
         self._cluster = settings.cluster
@@ -74,7 +76,7 @@ class Service:
         compatibility = Compatibility(settings.model.fingerprint(), settings.model.dtype, settings.cluster.kv)
         self._channel = DriverChannel(bind, secret, compatibility, limits.heartbeat_interval_ns)
         watch = HeartbeatWatch(limits.late_after_ns)
-        self._fleet = Fleet(settings, launcher, self._channel, watch, secret, resources)
+        self._fleet = Fleet(settings, launcher, self._channel, watch, secret, resources, readdress)
         self.driver = Driver(
             settings.cluster, self._config.vocabulary, self._fleet.send, self._streams, observers, watchers
         )

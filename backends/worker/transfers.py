@@ -14,7 +14,7 @@ transfer, knows whether it can be true. The one thread that calls this is the wo
 must not know block tables, steps or how a transport moves bytes.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
@@ -84,12 +84,20 @@ class Transfers:
         self._workers: dict[str, WorkerId] = {}
         self._in_flight: dict[TransferHandle, _InFlight] = {}
         self._handles: dict[TransferId, TransferHandle] = {}
+        self._described: dict[str, bytes] = {}
 
     # --- peers --------------------------------------------------------------------------------------------------------
 
-    def describe(self, names: Iterable[str]) -> bytes:
-        """What each of these peers needs to reach this worker's KV cache: see ``backends.worker.descriptions``."""
-        return encode_descriptions({name: msgspec.msgpack.encode(self._transport.describe(name)) for name in names})
+    def describe(self, names: Sequence[str]) -> bytes:
+        """What each of these peers needs to reach this worker's KV cache: see ``backends.worker.descriptions``.
+
+        The same as the last time for those from whom this worker has not disconnected since: a new description takes
+        away the old one's token, and they may be about to connect with it.
+        """
+        for name in names:
+            if name not in self._described:
+                self._described[name] = msgspec.msgpack.encode(self._transport.describe(name))
+        return encode_descriptions({name: self._described[name] for name in names})
 
     def connect(self, worker: WorkerId, description: bytes) -> None:
         """Reach a peer. ``PeerConnected`` or ``PeerFailed`` is said, now or later."""
@@ -112,6 +120,7 @@ class Transfers:
         peer = self._peers.pop(worker, None)
         if peer is not None:
             del self._workers[peer.name]
+            del self._described[peer.name]
             self._transport.disconnect(peer.name)
 
     # --- transfers ----------------------------------------------------------------------------------------------------

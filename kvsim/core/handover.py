@@ -162,6 +162,7 @@ class HandOver:
         """The layers that are ready go to another target, from the first one on."""
         self._drop_plan(state.request.id)
         state.layers_started = state.layers_arrived = 0
+        state.transfer_failures = state.transfer_path = 0
 
     def source_is_free(self, state: RequestState) -> bool:
         """Whether every layer was handed to a transfer and every transfer has let go of the source."""
@@ -175,6 +176,7 @@ class HandOver:
         """The request's hand-over is over or begins anew."""
         self._drop_plan(state.request.id)
         state.layers_ready = state.layers_started = state.layers_arrived = 0
+        state.transfer_failures = state.transfer_path = 0
 
     def _drop_plan(self, request: RequestId) -> None:
         self._plans.pop(request, None)

@@ -48,7 +48,6 @@ class Ladder:
     def _leave_unreachable(self, state: RequestState) -> None:
         """The KV cannot be moved to this decode worker: try others, then compute it elsewhere, then give up."""
         unreachable = state.decode_worker
-        state.transfer_failures = state.transfer_path = 0
         state.transfer_targets += 1
         self._life.leave_decode_worker(state)
         self._handover.begin_anew(state)

@@ -44,7 +44,7 @@ class Recovery:
     def dismiss_idle(self) -> None:
         """Let go of leaving workers that have nothing left."""
         for worker in self._fleet.leaving():
-            if self._fleet.is_idle(worker):
+            if self._fleet.is_idle(worker) and not self._handover.involves(worker):
                 self._fleet.discard(worker)
                 self._out.put(DismissWorker(worker))
 

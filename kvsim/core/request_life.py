@@ -45,8 +45,7 @@ class RequestLife:
         if request.prompt_tokens >= context_tokens_max:
             self._out.put(FinishRequest(request.id, "too_long" if context_tokens_max else "forbidden"))
             return
-        queue_requests_max = self._policy.queue_requests_max
-        if queue_requests_max is not None and self._requests_waiting() >= queue_requests_max:
+        if (most := self._policy.queue_requests_max) is not None and self._requests_waiting() >= most:
             self._out.put(FinishRequest(request.id, "shed"))
             return
         generated_max = min(request.output_tokens_max, context_tokens_max - request.prompt_tokens)
@@ -59,8 +58,8 @@ class RequestLife:
 
     def _requests_waiting(self) -> int:
         """Requests that wait for a prefill, or for the decode memory that comes before it."""
-        homeless = len(self.homeless_prefill) + (len(self.homeless_decode) if self._push else 0)
-        return homeless + self._fleet.requests_waiting(decode=self._push)
+        waiting = len(self.homeless_prefill) + self._fleet.requests_waiting(decode=self._push)
+        return waiting + (len(self.homeless_decode) if self._push else 0)
 
     def wait_for_prefill(self, state: RequestState) -> None:
         """Push needs its decode memory before it may queue for prefill, and so does who computes on the decode worker;
@@ -108,6 +107,7 @@ class RequestLife:
         """The prefill is over and more tokens are wanted: the KV goes to a decode worker."""
         if state.reserved:
             state.enter(Phase.TRANSFERRING)
+            self.keep(state)
             self.start_transfer(state)
             return
         state.enter(Phase.WAITING_MEMORY)
@@ -278,7 +278,8 @@ class RequestLife:
             self._chooser.outputs.note(state.generated)
         if state.transfer is not None:
             self._out.put(StopTransfer(state.transfer))
-            self.leases.grant(state.request.id)
+        if not self._handover.is_quiet(state):
+            self.leases.grant(state.request.id)  # the ends of its transfers are waited for no longer than that
         self.forget_if_quiet(state)
 
     def forget_if_quiet(self, state: RequestState) -> None:

@@ -15,6 +15,7 @@ from kvsim.fidelity.rows import Row
 __all__ = ["TARGETS", "FidelityError", "Row", "fidelity_rows"]
 
 TARGETS: dict[str, str] = {
+    "nccl": "kvsim.fidelity.nccl",
     "vllm-runs": "kvsim.fidelity.vllm_runs",
 }
 """Module of each target, in the order of the table."""

@@ -20,6 +20,8 @@ of the profile                    in the simulator
 ``transports.NAME``               a NIC that the pool may name: ``nic: NAME``
 ``slowdown``                      the device that the pool's workers share (``kvsim.sim.device``), unless the scenario
                                   gives ``devices.NAME.slowdown``
+``all_reduce``                    collectives of tensor parallelism (``kvsim.sim.collectives``), in place of those of
+                                  ``gpu``
 ``model``, ``tensor_parallel``    compared with the scenario: steps were measured for one model only
 ``measured``, ``residuals``,      for readers: what the tables were fitted to, and how well they do
 ``notes``, ``versions``, ``date``

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from kvsim.core.messages import FEMTOSECONDS_PER_NS
-from kvsim.presets.fields import Count, Duration, Fields, ModelFields, NicFields, Rate, Text
+from kvsim.presets.fields import AllReduce, Count, Duration, Fields, ModelFields, NicFields, Rate, Text
 from kvsim.profile.layer_fields import LayerTimes, layer_tables
 from kvsim.sim.hardware import LayerTables
 from kvsim.sim.measured import MeasuredCosts
@@ -131,6 +131,9 @@ class WorkerProfile(Fields):
     slowdown: Slowdown | None = Field(
         default=None, description="By busy workers on one device, from 1: how many times slower each is than alone."
     )
+    all_reduce: AllReduce = Field(
+        default=[], description="Measured times of an all-reduce by GPUs, ascending, and by size, in place of gpu's."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -196,7 +199,7 @@ class MeasuredRow(Fields):
 class Residual(Fields):
     """How far the tables are off what was measured."""
 
-    points: Count = Field(description="Measured steps.")
+    points: Count = Field(description="Measured points.")
     mean: NanosecondsOrNone = Field(description="Mean absolute error, as a share of what was measured.")
     largest: NanosecondsOrNone = Field(description="Largest absolute error, as a share of what was measured.")
 
@@ -229,14 +232,12 @@ class ProfileFile(WorkerProfile):
     )
     tables: dict[Name, TableFile] = Field(default={}, description="Measured tables in files of their own, by name.")
     notes: list[Text] = Field(default=[], description="What a reader must know of the fit.")
-    residuals: dict[Literal["prefill", "decode", "mixed"], Residual] = Field(
-        default={}, description="How well the tables fit."
-    )
+    residuals: dict[Text, Residual] = Field(default={}, description="How well the tables fit.")
     measured: list[MeasuredRow] = Field(default=[], description="What the tables were fitted to.")
 
     @model_validator(mode="after")
     def _check_content(self) -> Self:
-        sections = (self.steps, self.layers, self.transports, self.slowdown, self.tables)
+        sections = (self.steps, self.layers, self.transports, self.slowdown, self.tables, self.all_reduce)
         if not any(sections) and self.host == Host():
             raise ValueError("found nothing measured, expected steps, layers, host, transports, slowdown or tables")
         return self

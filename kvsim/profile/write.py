@@ -26,6 +26,7 @@ _ORDER = (
     "message",
     "transports",
     "slowdown",
+    "all_reduce",
     "tables",
     "notes",
     "residuals",

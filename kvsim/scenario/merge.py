@@ -154,5 +154,6 @@ def expand_preset(node: Node, path: str, known: Mapping[str, Mapping[str, object
         )
         problems.append(problem_at(name.place, path, message))
         fields = next(iter(known.values()))
-    from_preset = {key: replace(to_tree(value, name.place), key_place=name.key_place) for key, value in fields.items()}
+    place = replace(name.place, origin=f"preset {name.value}")
+    from_preset = {key: replace(to_tree(value, place), key_place=name.key_place) for key, value in fields.items()}
     return merge(Node(from_preset, node.place, node.key_place), Node(own, node.place, node.key_place))

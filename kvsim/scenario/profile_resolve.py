@@ -3,11 +3,13 @@
 It must not know files.
 """
 
+from dataclasses import replace
+
 from kvsim.presets.fields import ModelFields
 from kvsim.scenario.merge import nearest
 from kvsim.scenario.problems import Report
 from kvsim.scenario.schema import Document, Pool
-from kvsim.sim.hardware import DeviceSpec
+from kvsim.sim.hardware import AllReduceTimes, DeviceSpec, GpuSpec
 
 HANDSHAKE_NS = 50_000
 """Of a two-sided transfer where neither scenario nor profile says it: an estimate for a rendezvous in Python."""
@@ -54,6 +56,17 @@ def _check_measured(path: list[str], pool: Pool, model: ModelFields, report: Rep
     if profile.tensor_parallel != pool.tensor_parallel:
         expected = f"{profile.tensor_parallel}, as with the steps of its profile"
         report.add([*path, "tensor_parallel"], f"found {pool.tensor_parallel}, expected {expected}")
+
+
+def gpu_of(pool: Pool) -> GpuSpec | None:
+    """The pool's GPU, with the all-reduces that its profile has measured."""
+    if pool.gpu is None:
+        return None
+    gpu = pool.gpu.value()
+    if pool.profile is None or not pool.profile.all_reduce:
+        return gpu
+    measured = tuple(AllReduceTimes(one.ranks, one.message_times()) for one in pool.profile.all_reduce)
+    return replace(gpu, all_reduce=measured)
 
 
 def check_devices(document: Document, report: Report) -> None:

@@ -22,7 +22,7 @@ from kvsim.scenario.memory import (
 )
 from kvsim.scenario.merge import nearest
 from kvsim.scenario.problems import Report
-from kvsim.scenario.profile_resolve import check_devices, check_profiles, decision_ns, devices_of, handshake_ns
+from kvsim.scenario.profile_resolve import check_devices, check_profiles, decision_ns, devices_of, gpu_of, handshake_ns
 from kvsim.scenario.roles_schema import ControllerFields, FixedRoles, ThresholdFields
 from kvsim.scenario.rules_check import check_rules, placement_rules
 from kvsim.scenario.schema import Document, Pool
@@ -253,7 +253,7 @@ def _hardware(document: Document, model: ModelShape) -> Hardware:
     for pool in document.workers.values():
         profile = pool.profile
         one = WorkerHardware(
-            gpu=pool.gpu.value() if pool.gpu is not None else None,
+            gpu=gpu_of(pool),
             tensor_parallel=pool.tensor_parallel,
             nic=pool.nic.value(),
             nics=pool.nics,

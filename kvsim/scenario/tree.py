@@ -30,13 +30,15 @@ _DEPTH_MAX = 50  # a scenario needs 6; deeper text is a mistake, and an alias of
 class Place:
     """``line`` and ``column`` count from 1; line 0 is a place outside of any file, as a command line option.
 
-    ``prefix`` goes before the key in messages: a key inside a variant is named with the variant.
+    ``prefix`` goes before the key in messages: a key inside a variant is named with the variant. ``origin``: what is
+    named at this place and holds the value, such as a preset.
     """
 
     file: str
     line: int
     column: int
     prefix: str = ""
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
