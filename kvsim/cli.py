@@ -12,8 +12,10 @@ from typing import Annotated
 
 import typer
 
+from kvsim.cli_audit import audit as print_audit
 from kvsim.cli_bench import bench
 from kvsim.cli_chaos import chaos
+from kvsim.cli_explain import explain
 from kvsim.cli_fuzz import fuzz
 from kvsim.cli_profile import fidelity, profile
 from kvsim.cli_real import calibrate, validate
@@ -91,6 +93,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Run folder to write.", show_default="runs/NAME")] = None,
     record: Annotated[bool, typer.Option("--record", help="Keep the record that 'kvsim replay' reads.")] = False,
     timeline: Annotated[bool, typer.Option("--timeline", help="Write trace.json for ui.perfetto.dev.")] = False,
+    audit: Annotated[bool, typer.Option("--audit", help="Log every movement of KV cache, for 'kvsim audit'.")] = False,
     report: Annotated[bool, typer.Option(help="Draw figures and report.html.")] = True,
 ) -> None:
     """Simulate every variant of a scenario, compare them and write a run folder."""
@@ -107,7 +110,9 @@ def run(
             bar.advance_to(finished, total=total, description=variant)
 
         try:
-            result = run_scenario(loaded, folder, record=record, timeline=timeline, report=report, advance=advance)
+            result = run_scenario(
+                loaded, folder, record=record, timeline=timeline, audit=audit, report=report, advance=advance
+            )
         except KeyboardInterrupt:
             kept = f"the variants that had finished are in {folder}" if (folder / SUMMARY).is_file() else "nothing kept"
             typer.echo(f"interrupted; {kept}", err=True)
@@ -151,8 +156,10 @@ def replay(
         raise typer.Exit(1)
 
 
+app.command("audit")(print_audit)
 app.command()(sweep)
 app.command()(compare)
+app.command()(explain)
 app.command()(calibrate)
 app.command()(validate)
 app.command()(chaos)

@@ -62,6 +62,7 @@ def validate(
         Path | None, typer.Option(help="Use this profile and measure none.", show_default="that of this machine")
     ] = None,
     fresh: Fresh = False,
+    audit: Annotated[bool, typer.Option("--audit", help="As for 'kvsim run', of both worlds.")] = False,
     report: Annotated[bool, typer.Option(help="Draw the figure.")] = True,
 ) -> None:
     """Serve a scenario with real workers, simulate the same requests and compare; exit status 1 beyond tolerance."""
@@ -80,7 +81,7 @@ def validate(
         def tell(done: int, total: int, doing: str) -> None:
             bar.advance_to(done, total=total, description=doing)
 
-        result = hold_against(loaded, folder, used, report=report, tell=tell)
+        result = hold_against(loaded, folder, used, audit=audit, report=report, tell=tell)
     print_table(validation_table(result.summary))
     for line in verdict_lines(result.summary):
         typer.echo(line)

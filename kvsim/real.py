@@ -107,6 +107,7 @@ def validate(
     out: Path | str,
     profile: Path,
     *,
+    audit: bool = False,
     report: bool = True,
     tell: Tell = lambda _done, _total, _doing: None,
 ) -> ValidationFolder:
@@ -130,7 +131,7 @@ def validate(
         served = serve_load(settings, requests, observers, timeout_s, scenario.seed, workload.labels)
         return RealRun(served.decision_ns, served.other_cores, served.start_s)
 
-    return validate_scenario(changed, out, serve, profile=profile, report=report, tell=tell)
+    return validate_scenario(changed, out, serve, profile=profile, audit=audit, report=report, tell=tell)
 
 
 def with_transport(scenario: Scenario, transport: str) -> Scenario:

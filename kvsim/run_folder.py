@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kvsim.audit import AUDIT_SUFFIX
 from kvsim.errors import RunFolderError
 from kvsim.record import RECORD_SUFFIX
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 SUMMARY, SCENARIO, REQUESTS, WORKERS = "summary.json", "scenario.yaml", "requests.parquet", "workers.parquet"
 REPORT, TIMELINE, RECORDS, FIGURES = "report.html", "trace.json", "records", "figures"
-PARTS = {RECORDS: (RECORD_SUFFIX,), FIGURES: (".svg", ".png")}
+AUDITS = "audit"
+PARTS = {RECORDS: (RECORD_SUFFIX,), AUDITS: (AUDIT_SUFFIX,), FIGURES: (".svg", ".png")}
 """Folders inside a run folder, and how the names of the files end that a run writes there."""
 
 
@@ -49,7 +51,15 @@ class RunFolder:
     @property
     def records(self) -> dict[str, Path]:
         """Record files by variant, in the order of the scenario; empty if the run was not recorded."""
-        files = {name: self.path / RECORDS / f"{name}{RECORD_SUFFIX}" for name in self.summary["variants"]}
+        return self._by_variant(RECORDS, RECORD_SUFFIX)
+
+    @property
+    def audits(self) -> dict[str, Path]:
+        """Audit logs by variant, in the order of the scenario; empty if the run was not audited."""
+        return self._by_variant(AUDITS, AUDIT_SUFFIX)
+
+    def _by_variant(self, part: str, suffix: str) -> dict[str, Path]:
+        files = {name: self.path / part / f"{name}{suffix}" for name in self.summary["variants"]}
         return {name: file for name, file in files.items() if file.is_file()}
 
 

@@ -6,16 +6,18 @@ What the command line does is a call here that returns values: ``run_scenario`` 
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kvsim.audit import AUDIT_SUFFIX, AuditWriter
 from kvsim.errors import ScenarioError
 from kvsim.metrics import Collector, RunColumns, summarise, write_requests_parquet, write_workers_parquet
 from kvsim.record import RECORD_SUFFIX, RecordWriter, read_header, read_records
 from kvsim.run_folder import (
+    AUDITS,
     FIGURES,
     RECORDS,
     REQUESTS,
@@ -97,10 +99,11 @@ def run_scenario(
     *,
     record: bool = False,
     timeline: bool = False,
+    audit: bool = False,
     report: bool = True,
     advance: Advance | None = None,
 ) -> RunFolder:
-    """Simulate every variant and write the run folder.
+    """Simulate every variant and write the run folder; with ``audit``, logs of every movement of KV in it.
 
     Everything that a user can have got wrong is found before the first variant starts. If the run is interrupted, the
     variants that are finished are written all the same, and the interruption goes on.
@@ -114,15 +117,17 @@ def run_scenario(
             records.mkdir(exist_ok=True)
         elif timeline:
             records = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        audits = make_audits(folder, audit=audit)
         try:
             total = sum(len(workload) for workload in workloads.values())
             done = 0
             for variant in scenario.variants:
                 workload = workloads[variant.name]
                 watch = _watcher(advance, variant.name, done, total)
-                results[variant.name] = _simulate_recorded(
-                    variant, workload, scenario.seed, records if record or timeline else None, watch
-                )
+                with auditing(audits, variant) as auditors:
+                    results[variant.name] = _simulate_recorded(
+                        variant, workload, scenario.seed, records if record or timeline else None, (*auditors, *watch)
+                    )
                 done += len(workload)
         finally:
             if results:
@@ -134,6 +139,24 @@ def run_scenario(
     if report:
         write_run_report(run)
     return run
+
+
+def make_audits(folder: Path, *, audit: bool) -> Path | None:
+    """The folder of audit logs inside a run folder, made; None if none are wanted."""
+    if not audit:
+        return None
+    (folder / AUDITS).mkdir(exist_ok=True)
+    return folder / AUDITS
+
+
+@contextmanager
+def auditing(audits: Path | None, variant: Variant) -> Iterator[tuple[Observer, ...]]:
+    """The observer that writes a variant's log into the folder ``audits``; none without one."""
+    if audits is None:
+        yield ()
+        return
+    with AuditWriter(audits / f"{variant.name}{AUDIT_SUFFIX}", variant.cluster) as writer:
+        yield (writer.observe,)
 
 
 def write_run_report(run: RunFolder) -> None:

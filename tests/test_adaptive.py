@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import GPU, NIC, cluster, hardware, run, slower, workload
 
-from kvsim.core.cluster import ClusterSpec, PolicySpec, SharedLink
+from kvsim.core.cluster import ClusterSpec, PlacementRule, PolicySpec, SharedLink
 from kvsim.core.links import LinkLoads
 from kvsim.core.messages import ChooseMode, Record, RequestId, RunPrefill, StartTransfer, WorkerId
-from kvsim.core.observed import WINDOW_TOKENS, OutputLengths, PrefillSpeed
+from kvsim.core.observed import WINDOW_TOKENS, OutputLengths, Pace
 from kvsim.core.placement import choose_near
 from kvsim.metrics.columns import SERVING_MODES, RunColumns
 
@@ -85,19 +85,25 @@ def test_the_books_of_the_links_balance_whatever_moves(moves: list[tuple[int, in
 
 def test_a_worker_behind_a_link_that_is_more_than_twice_as_slow_comes_last_of_those_with_room() -> None:
     near, far = (700_000, WorkerId(0)), (100_000, WorkerId(1))
-    assert choose_near([near, far], [100, 201], [1, 1]) == 0
-    assert choose_near([near, far], [100, 200], [1, 1]) == 1
+    assert choose_near([near, far], [100, 201], [0, 0], [1, 1]) == 0
+    assert choose_near([near, far], [100, 200], [0, 0], [1, 1]) == 1
+
+
+def test_a_worker_that_is_far_off_is_worth_the_way_if_it_decodes_so_much_faster() -> None:
+    near, far = (700_000, WorkerId(0)), (100_000, WorkerId(1))
+    assert choose_near([near, far], [100, 500], [1000, 601], [1, 1]) == 0
+    assert choose_near([near, far], [100, 500], [1000, 599], [1, 1]) == 1
 
 
 def test_a_worker_without_room_comes_after_one_behind_a_slow_link() -> None:
-    assert choose_near([(700_000, WorkerId(0)), (100_000, WorkerId(1))], [100, 900], [400_000, 400_000]) == 1
+    assert choose_near([(700_000, WorkerId(0)), (100_000, WorkerId(1))], [100, 900], [0, 0], [400_000, 400_000]) == 1
 
 
 # --- what is learned ---
 
 
 def test_the_speed_of_a_prefill_is_that_of_the_recent_past() -> None:
-    speed = PrefillSpeed()
+    speed = Pace(WINDOW_TOKENS)
     assert speed.duration_ns(1000) == 0
     speed.note(100, 5000)
     assert speed.duration_ns(10) == 500
@@ -180,16 +186,30 @@ def unfilled(columns: RunColumns) -> int:
 
 
 def test_a_slow_prefill_worker_is_known_by_what_it_took() -> None:
-    """One prefill worker of two is ten times slower than all others, which its first run shows. Its next request is
-    computed on the decode worker: even beside the one that decodes there that is sooner."""
+    """One prefill worker of two is ten times slower, which its first run shows. The next ones go to the other, although
+    both are idle and this one has the lower id."""
     spec = adaptive(prefill=2, decode=1)
     world = hardware(spec)
     slow = replace(world.workers[0], gpu=replace(GPU, flops_per_s=GPU.flops_per_s / 10))
     world = replace(world, workers=(slow, *world.workers[1:]))
-    load = workload([(0, 100, 1), (0, 100, 500), (100_000_000, 400, 2)])
+    load = workload([(0, 100, 1), (0, 100, 500), *[(100_000_000 * number, 400, 2) for number in (1, 2, 3)]])
     columns, records = run(spec, load, world)
-    last = choices(records)[-1]
-    assert (last.request, last.mode, last.why) == (2, "local", "local_sooner")
+    assert columns.requests.prefill_worker.tolist() == [0, 1, 1, 1, 1]
     took_ns = columns.requests.prefill_end_ns - columns.requests.prefill_start_ns
-    assert last.prefill_ns == pytest.approx(4 * took_ns[0], rel=0.01)
-    assert took_ns[2] < last.prefill_ns / 3
+    assert choices(records)[-1].prefill_ns == pytest.approx(4 * took_ns[1], rel=0.5)  # of the one that it went to
+
+
+def test_kv_that_must_stay_is_computed_where_it_can_be_decoded_soonest() -> None:
+    """Two sites, alike but for their decode workers: that of the first is ten times slower. Once both have been seen,
+    all go to the second, although the prefill workers of both are idle."""
+    spec = adaptive(prefill=2, decode=2)
+    sites = [msgspec.structs.replace(worker, labels=(("site", "ab"[worker.id % 2]),)) for worker in spec.workers]
+    policy = msgspec.structs.replace(spec.policy, placement_rules=(PlacementRule("kv", "site"),))
+    spec = ClusterSpec(spec.kv, tuple(sites), policy)
+    world = hardware(spec)
+    slow = replace(world.workers[2], gpu=replace(GPU, memory_bytes_per_s=GPU.memory_bytes_per_s / 10))
+    world = replace(world, workers=(*world.workers[:2], slow, world.workers[3]))
+    load = workload([(0, 100, 20), (0, 100, 20), *[(1_000_000_000 * number, 100, 20) for number in (1, 2, 3)]])
+    columns, _ = run(spec, load, world)
+    assert columns.requests.decode_worker.tolist() == [2, 3, 3, 3, 3]
+    assert columns.requests.prefill_worker.tolist()[2:] != [0, 0, 0]

@@ -109,3 +109,15 @@ def test_the_shipped_all_reduce_meets_public_measurements() -> None:
     for ranks, measured in ALL_REDUCE.items():
         for size_bytes, us in measured.items():
             assert all_reduce_s(gpu, ranks, size_bytes) * 1e6 == pytest.approx(us, rel=0.08), (ranks, size_bytes)
+
+
+def test_one_message_over_published_verbs_takes_what_was_published() -> None:
+    """uccl-project/uccl#113: GB/s of one message; the simulator's READ is two latencies and the bytes."""
+    nic = load_nics()["uccl-200g"].value
+    published = {4096: 0.63, 16384: 2.37, 65536: 7.36, 262144: 15.5, 1048576: 21.3, 10485760: 23.8}
+    errors = []
+    for size_bytes, gigabytes_per_s in published.items():
+        predicted_ns = 2 * nic.latency_ns + size_bytes / nic.rate_bytes_per_s * 1e9
+        errors.append(abs(predicted_ns / (size_bytes / gigabytes_per_s) - 1))
+    assert max(errors) < 0.022
+    assert sum(errors) / len(errors) < 0.008

@@ -67,7 +67,7 @@ def execute(notebook: Any, folder: Path) -> None:
 
 
 def test_the_notebooks_that_the_documentation_names_exist() -> None:
-    assert {"prefill_decode_ratio", "push_vs_pull"} <= {file.stem for file in NOTEBOOKS}
+    assert {"prefill_decode_ratio", "push_vs_pull", "fidelity"} <= {file.stem for file in NOTEBOOKS}
 
 
 @pytest.mark.parametrize(

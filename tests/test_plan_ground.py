@@ -84,8 +84,8 @@ def test_degrees_hold_the_model_and_the_longest_request() -> None:
     degrees, notes = possible_degrees(ground, 16, 20_000)
     assert degrees == {"prefill": [4, 8], "decode": [4, 8], "colocated": [2, 4, 8]}
     assert notes == (
-        "left out, as the longest request has 20,000 tokens: prefill tp2 holds 17,088 tokens; "
-        "decode tp2 holds 17,088 tokens",
+        "left out, as the longest request has 20,000 tokens: prefill tp2 holds 19,824 tokens; "
+        "decode tp2 holds 19,824 tokens",
     )
 
 

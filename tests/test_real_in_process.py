@@ -5,7 +5,7 @@ from hash_model import VOCABULARY, hash_generate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from real_worlds import InProcess, real_cluster
-from worlds import MODES
+from worlds import ALL_MODES, MODES
 
 from backends.driver.requests import Submission
 from kvsim.core.cluster import ClusterSpec, PolicySpec, TransferMode
@@ -27,7 +27,7 @@ def prompt(tokens: int, seed: int = 1) -> tuple[int, ...]:
     return tuple((seed * 7919 + 31 * index) % VOCABULARY for index in range(tokens))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ALL_MODES)
 def test_every_mode_gives_the_tokens_of_the_model(mode: TransferMode) -> None:
     submissions = [Submission(prompt(5 + 3 * index, index), 10) for index in range(8)]
     world = serve(real_cluster(mode, prefill=2, decode=2), submissions)

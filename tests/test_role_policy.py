@@ -25,7 +25,7 @@ THRESHOLD = ThresholdRoles(
     decode_load_permille_low=500,
 )
 CONTROLLER = ControllerRoles(
-    ttft_ns=2 * NS_PER_S, tpot_ns=50_000_000, pressure_permille=800, margin_permille=100, window_ns=NS_PER_S
+    ttft_ns=2 * NS_PER_S, tpot_ns=50_000_000, pressure_permille=800, margin_permille=100, window_ns=2 * NS_PER_S
 )
 CALM = RoleView(
     prefill_workers=2,
@@ -33,8 +33,9 @@ CALM = RoleView(
     prompt_tokens_queued=0,
     prompt_tokens_per_s=0,
     prefill_tokens_per_s=1000,
+    prefills_blocked=False,
     context_tokens=0,
-    requests_placed=0,
+    requests_prefilled=0,
     capacity_tokens=1000,
     batch_requests=100,
     tpot_ns=0,
@@ -73,7 +74,7 @@ def test_a_threshold_move_says_by_which_numbers() -> None:
     [
         (0, 1500, 1500),  # one and a half workers of 1000 tokens/s
         (2000, 1500, 1500),  # what two workers compute within half of 2 s
-        (2500, 1500, 2000),  # 500 tokens more, to be computed within another second
+        (4000, 1500, 2500),  # 2000 tokens more, to be made good within the window of 2 s
         (0, 0, 0),
     ],
 )
@@ -82,9 +83,21 @@ def test_prefill_needs_workers_for_what_arrives_and_for_what_would_be_late(queue
     assert prefill_need_permille(CONTROLLER, view, 2) == need
 
 
+def test_prompts_that_wait_behind_idle_prefill_workers_call_for_no_more_of_them() -> None:
+    """Their pools are full of KV that nobody fetches: what is missing is decode workers."""
+    stuck = replace(CALM, prompt_tokens_queued=9000, context_tokens=2500, prefills_blocked=True)
+    assert prefill_need_permille(CONTROLLER, stuck, 2) == 0
+    for policy in (THRESHOLD, CONTROLLER):
+        move = choose_move(policy, stuck)
+        assert move is not None
+        assert move.target == "decode"
+        blamed = choose_move(policy, replace(stuck, prefills_blocked=False))
+        assert blamed is None or blamed.target == "prefill"
+
+
 def test_full_batches_load_decode_workers_as_full_memory_does() -> None:
-    assert decode_need_permille(CONTROLLER, replace(CALM, context_tokens=900, requests_placed=50)) == 900
-    assert decode_need_permille(CONTROLLER, replace(CALM, context_tokens=900, requests_placed=150)) == 1500
+    assert decode_need_permille(CONTROLLER, replace(CALM, context_tokens=900, requests_prefilled=50)) == 900
+    assert decode_need_permille(CONTROLLER, replace(CALM, context_tokens=900, requests_prefilled=150)) == 1500
 
 
 @pytest.mark.parametrize(
@@ -138,7 +151,7 @@ def test_no_load_moves_a_worker_back_and_forth(
 ) -> None:
     """After a move the same load never asks for the opposite one: that is what margins and marks are for."""
     for policy in (THRESHOLD, CONTROLLER):
-        view = RoleView(prefill, decode, queued, per_s, 1000, context, 0, 1000, 100, 0)
+        view = RoleView(prefill, decode, queued, per_s, 1000, False, context, 0, 1000, 100, 0)
         move = choose_move(policy, view)
         if move is None:
             continue

@@ -5,6 +5,7 @@ No test asserts how large an error is: the machine that runs them is not known.
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -166,6 +167,24 @@ def test_a_transport_can_be_chosen_for_all_that_name_no_other() -> None:
     assert [transport_of(variant) for variant in changed.variants] == ["tcp", "tcp", "tcp", "message", "tcp", "tcp"]
     with pytest.raises(RealError, match="found transport 'rdma', expected one of shm, tcp, message"):
         with_transport(shipped(), "rdma")
+
+
+def test_a_transport_that_the_profile_has_not_measured_can_be_chosen_and_is_calibrated_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "verbs" not in read_profile(SHIPPED.parent / "profiles" / "validate_cpu.yaml").transports
+    changed = with_transport(shipped(), "verbs")
+    assert [transport_of(variant) for variant in changed.variants][:4] == ["verbs", "verbs", "verbs", "message"]
+    # until then its links have the figures of those in whose place it is
+    assert changed.variants[0].hardware.workers[0].nic.rate_bytes_per_s == (
+        shipped().variants[0].hardware.workers[0].nic.rate_bytes_per_s
+    )
+    measured = SimpleNamespace(transports={"verbs": None}, slowdown=None)
+    monkeypatch.setattr(real_module, "read_profile", lambda _: measured)
+    asked: list[str] = []
+    monkeypatch.setattr(real_module, "with_changes", lambda _, changes: asked.extend(changes))
+    real_module.with_profile(changed, SHIPPED)
+    assert "workers.prefill.nic=verbs" in asked
 
 
 @pytest.mark.parametrize("verb", ["calibrate", "validate"])

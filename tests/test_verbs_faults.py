@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from transport_world import PAIR_BYTES, RDMA, End, ends, flat_tensor, join, make
 
 from backends.transport.port import Peer, PeerLost, Region
 from backends.transport.verbs import wire
-from backends.transport.verbs.device import Device
+from backends.transport.verbs.device import Device, Limits
 from backends.transport.verbs.mover import Mover
 from backends.transport.verbs.sysfs import Gid
 from backends.transport.verbs.transport import VerbsTransport
@@ -85,6 +86,26 @@ def test_the_key_of_one_peer_opens_nothing_for_another() -> None:
         assert done.outcome == "failed"
         assert "remote access error" in done.reason
         assert not c.pool.any()
+
+
+def test_a_device_without_memory_windows_gives_the_regions_own_keys_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def limits(device: Device) -> Limits:
+        return replace(with_windows(device), windows=False)
+
+    with_windows = Device._limits
+    monkeypatch.setattr(Device, "_limits", limits)
+    with pair("verbs") as (a, b, peers):
+        assert a.transport.capabilities.key_scope == "region"
+        ranges = ranges_between(b.region, a.region, [0], [0], [PAIR_BYTES])
+        assert a.outcome(a.transport.read(peers[0], ranges)).outcome == "done"
+        assert np.array_equal(a.pool, b.pool)
+        b.transport.unregister(b.region)
+        assert a.outcome(a.transport.read(peers[0], ranges)).outcome == "failed"
+    monkeypatch.undo()
+    with ends(make_end("verbs", "a")) as (a,):
+        assert a.transport.capabilities.key_scope == ("peer" if verbs(a).device.limits.windows else "region")
 
 
 # --- peers that do not answer, or lie --------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 It must not know the life of a request; it finds a worker and remembers which workers have something to plan.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from kvsim.core.cluster import ClusterSpec, Role
 from kvsim.core.colocated_engine import ColocatedEngine
@@ -15,16 +15,21 @@ from kvsim.core.prefill_engine import PrefillEngine
 from kvsim.core.request import RequestState
 from kvsim.core.rules import Rules
 
+Candidates = list[tuple[int, WorkerId]]
 Engine = PrefillEngine | DecodeEngine | ColocatedEngine
 
 
 class Fleet:
     """Engines by worker id. A *touched* worker may have something to plan; ``next_touched`` gives them in a fixed
-    order: decode workers first, since what they admit may queue for prefill at the same instant."""
+    order: decode workers first, since what they admit may queue for prefill at the same instant. ``prefill_costs``,
+    where it is set, puts in place of the load of prefill workers what each would cost a request, and ``decode_ns`` says
+    how long a worker takes for an output; else all are taken to be equally fast."""
 
     def __init__(self, cluster: ClusterSpec, links: LinkLoads | None = None) -> None:
         kv, policy = cluster.kv, cluster.policy
         self._links = links
+        self.prefill_costs: Callable[[RequestState, Candidates], Candidates] | None = None
+        self.decode_ns: Callable[[WorkerId], int] | None = None
         self.rules = Rules(cluster) if policy.placement_rules else None
         assert self.rules is None or policy.roles is None, "roles change with no regard to placement rules"
         self._policy = policy
@@ -226,6 +231,8 @@ class Fleet:
             candidates = self._permitted(state, state.decode_worker, candidates, tuple(self.decode))
         if state.avoid_prefill is not None and len(candidates) > 1:
             candidates = [candidate for candidate in candidates if candidate[1] != state.avoid_prefill]
+        if self.prefill_costs is not None and len(candidates) > 1:
+            candidates = self.prefill_costs(state, candidates)
         return choose_worker(self._policy.prefill_placement, candidates, self._prefill_turn) if candidates else None
 
     def place_decode(
@@ -254,9 +261,11 @@ class Fleet:
         size_bytes = tokens * self._cluster.kv.bytes_per_token
         hand_overs_ns = [self._links.transfer_ns(source, worker, size_bytes) for _, worker in candidates]
         own_loads = [relative_load(tokens, self._capacity_tokens[worker]) for _, worker in candidates]
-        return choose_near(candidates, hand_overs_ns, own_loads)
+        decode_ns = self.decode_ns
+        decodes_ns = [0 if decode_ns is None else decode_ns(worker) for _, worker in candidates]
+        return choose_near(candidates, hand_overs_ns, decodes_ns, own_loads)
 
-    def decode_candidates(self, state: RequestState) -> list[tuple[int, WorkerId]]:
+    def decode_candidates(self, state: RequestState) -> Candidates:
         """Workers that could decode the request if it were computed there too, each behind its load, in order of id."""
         rules = self.rules
         return [
@@ -271,9 +280,9 @@ class Fleet:
         self,
         state: RequestState,
         other: WorkerId | None,
-        candidates: list[tuple[int, WorkerId]],
+        candidates: Candidates,
         partners: tuple[WorkerId, ...],
-    ) -> list[tuple[int, WorkerId]]:
+    ) -> Candidates:
         """Those of ``candidates`` that rules allow: with the ``other`` side where that is chosen, else with one of its
         ``partners``, rather with one that is there."""
         rules, request = self.rules, state.request

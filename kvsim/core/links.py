@@ -58,6 +58,10 @@ class LinkLoads:
                 longest_ns = max(longest_ns, (self._bytes_left[link] + size_bytes) * NS_PER_S // rate)
         return longest_ns
 
+    def is_far(self, source: WorkerId, target: WorkerId) -> bool:
+        """Whether a shared link lies between them."""
+        return len(self._path(source, target)) > 2
+
     def check(self) -> None:
         """Assert that every byte on a link is one of a hand-over that is not over."""
         left = [0] * len(self._bytes_left)

@@ -4,16 +4,20 @@ Sums of which the past fades, in integers, so that a replay learns the same. It 
 """
 
 WINDOW_TOKENS = 1 << 18
-"""Tokens after which what was seen before counts half: a few dozen long prompts."""
+"""Prompt tokens after which what was seen before counts half: a few dozen long prompts."""
+
+WINDOW_OUTPUT_TOKENS = 1 << 12
+"""Output tokens after which what was seen of a worker before counts half: how long they take changes with its batch."""
 
 WINDOW_REQUESTS = 256
 """Requests after which what was seen before counts half."""
 
 
-class PrefillSpeed:
-    """Prompt tokens and the time that they took."""
+class Pace:
+    """Tokens and the time that they took."""
 
-    def __init__(self) -> None:
+    def __init__(self, window_tokens: int) -> None:
+        self._window_tokens = window_tokens
         self._tokens = 0
         self._ns = 0
 
@@ -26,7 +30,7 @@ class PrefillSpeed:
         """So many tokens took so long."""
         self._tokens += tokens
         self._ns += duration_ns
-        if self._tokens > WINDOW_TOKENS:
+        if self._tokens > self._window_tokens:
             self._tokens //= 2
             self._ns //= 2
 

@@ -30,19 +30,30 @@ def choose_worker(policy: DecodePlacement, candidates: Sequence[tuple[int, Worke
 
 
 def choose_near(
-    candidates: Sequence[tuple[int, WorkerId]], hand_overs_ns: Sequence[int], own_loads: Sequence[int]
+    candidates: Sequence[tuple[int, WorkerId]],
+    hand_overs_ns: Sequence[int],
+    decodes_ns: Sequence[int],
+    own_loads: Sequence[int],
 ) -> WorkerId:
-    """Pick the worker that a hand-over reaches soon, and of those the least loaded.
+    """Pick the least loaded of the workers that a hand-over reaches soon, or that are worth the way.
 
-    ``hand_overs_ns`` say how long the hand-over to each takes beside what is on the links already, ``own_loads`` what
-    the request adds to each load. Room for the request comes first: without it the KV waits, however fast the link. Of
-    links the fastest counts as good as any that takes less than twice as long: what is on them changes from one instant
-    to the next, what a worker decodes stays.
+    ``hand_overs_ns`` say how long the hand-over to each takes beside what is on the links already, ``decodes_ns`` how
+    long an output takes there (0 where nobody knows), ``own_loads`` what the request adds to each load. Room for the
+    request comes first: without it the KV waits, however fast the link. Near are those that the hand-over reaches
+    within twice the time of the fastest: what is on a link changes from one instant to the next, what a worker decodes
+    stays. One further off is worth the way if hand-over and output together are over before they are at any near one.
     """
     assert candidates, "no candidate to place a request on"
     near_ns = NEAR * min(hand_overs_ns)
+    totals_ns = [hand_over_ns + decode_ns for hand_over_ns, decode_ns in zip(hand_overs_ns, decodes_ns, strict=True)]
+    near_totals_ns = [
+        total_ns for total_ns, hand_over_ns in zip(totals_ns, hand_overs_ns, strict=True) if hand_over_ns <= near_ns
+    ]
+    near_best_ns = min(near_totals_ns)
     ranked = [
-        (load + own > LOAD_SCALE, hand_over_ns > near_ns, load, worker)
-        for (load, worker), hand_over_ns, own in zip(candidates, hand_overs_ns, own_loads, strict=True)
+        (load + own > LOAD_SCALE, hand_over_ns > near_ns and total_ns >= near_best_ns, load, worker)
+        for (load, worker), hand_over_ns, total_ns, own in zip(
+            candidates, hand_overs_ns, totals_ns, own_loads, strict=True
+        )
     ]
     return min(ranked)[3]

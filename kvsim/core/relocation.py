@@ -30,10 +30,6 @@ class Relocation:
         """The most context tokens of a request for which there is no worker of this role; 0 if there is none such."""
         return max([state.context_tokens for state in self._homeless(role).values()], default=0)
 
-    def homeless_sum_tokens(self, role: DedicatedRole) -> int:
-        """Context tokens of all requests for which there is no worker of this role."""
-        return sum([state.context_tokens for state in self._homeless(role).values()])
-
     def spread(self, role: DedicatedRole) -> None:
         """A worker has begun to serve in this role: place anew what waits for it, first what began first."""
         if role == "prefill":

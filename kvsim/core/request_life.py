@@ -274,8 +274,8 @@ class RequestLife:
         """Nothing more comes for this request; it is forgotten once no transfer touches its blocks."""
         self._out.put(FinishRequest(state.request.id, why))
         state.enter(Phase.FINISHED)
-        if self._chooser is not None and state.generated:
-            self._chooser.outputs.note(state.generated)
+        if self._chooser is not None:
+            self._chooser.ended(state)
         if state.transfer is not None:
             self._out.put(StopTransfer(state.transfer))
         if not self._handover.is_quiet(state):

@@ -16,6 +16,7 @@ from kvsim.core.messages import DedicatedRole, DrainWorker, KeepRole, SwitchId, 
 from kvsim.core.outbox import Outbox
 from kvsim.core.placement import relative_load
 from kvsim.core.relocation import Relocation
+from kvsim.core.request import Phase, RequestState
 from kvsim.core.request_life import RequestLife
 from kvsim.core.role_gauge import RoleGauge
 from kvsim.core.role_policy import RoleView, choose_move
@@ -159,24 +160,27 @@ class RoleControl:
         fleet, gauge = self._fleet, self.gauge
         prefill = (*fleet.serving("prefill"), *fleet.coming("prefill"))
         decode = (*fleet.serving("decode"), *fleet.coming("decode"))
-        queued = sum([engine.tokens_outstanding for engine in fleet.prefill.values()])
-        placed = sum([engine.tokens_outstanding for engine in fleet.decode.values()])
-        requests = sum([engine.requests_placed for engine in fleet.decode.values()])
-        capacity = sum([fleet.capacity_tokens(worker) for worker in decode])
-        places = sum([fleet.engine(worker).spec.batch_requests_max for worker in decode])
+        computing = sum([fleet.prefill[worker].run is not None for worker in fleet.serving("prefill")])
+        queued = contexts = prefilled = 0
+        for state in self._life.states.values():
+            if _awaits_prefill(state):
+                queued += state.context_tokens
+            else:
+                contexts += state.context_tokens
+                prefilled += 1
+        workers = max(1, len(decode))
         return RoleView(
             prefill_workers=len(prefill),
             decode_workers=len(decode),
-            prompt_tokens_queued=queued + self._relocation.homeless_sum_tokens("prefill"),
+            prompt_tokens_queued=queued,
             prompt_tokens_per_s=gauge.prompt_tokens_per_s,
             prefill_tokens_per_s=gauge.prefill_tokens_per_s,
+            prefills_blocked=4 * computing < 3 * len(fleet.serving("prefill")),
             # half of an output is there on average while it is being generated
-            context_tokens=placed
-            + requests * gauge.output_tokens // 2
-            + self._relocation.homeless_sum_tokens("decode"),
-            requests_placed=requests + len(self._life.homeless_decode),
-            capacity_tokens=max(1, capacity // max(1, len(decode))),
-            batch_requests=max(1, places // max(1, len(decode))),
+            context_tokens=contexts + prefilled * gauge.output_tokens // 2,
+            requests_prefilled=prefilled,
+            capacity_tokens=max(1, sum([fleet.capacity_tokens(worker) for worker in decode]) // workers),
+            batch_requests=max(1, sum([fleet.engine(worker).spec.batch_requests_max for worker in decode]) // workers),
             tpot_ns=gauge.tpot_ns,
         )
 
@@ -202,3 +206,12 @@ class RoleControl:
 
 def _other(role: DedicatedRole) -> DedicatedRole:
     return "decode" if role == "prefill" else "prefill"
+
+
+def _awaits_prefill(state: RequestState) -> bool:
+    """Whether its prefill, by a prefill worker, is not over. Memory that it may hold on a decode worker meanwhile says
+    nothing of how many of those there should be."""
+    if state.mode == "local":
+        return False
+    waits = state.phase is Phase.WAITING_MEMORY and not state.layers_ready
+    return waits or state.phase in (Phase.WAITING_PREFILL, Phase.PREFILLING)

@@ -18,11 +18,12 @@ NS_PER_S = 1_000_000_000
 class RoleView:
     """The load of a cluster as a scheduler can know it.
 
-    ``*_workers`` serve the role or are about to. ``prompt_tokens_queued`` wait for their prefill or are in it,
-    ``prompt_tokens_per_s`` arrive, ``prefill_tokens_per_s`` is what one prefill worker has shown to compute (0: not
-    known yet). ``context_tokens`` are those of the ``requests_placed`` on decode workers, memory or not;
-    ``capacity_tokens`` is the KV cache of one decode worker, ``batch_requests`` the places of its batch. ``tpot_ns`` is
-    the mean time per output token of those that ended lately (0: none).
+    ``*_workers`` serve the role or are about to. ``prompt_tokens_queued`` are those of requests whose prefill is not
+    over, ``prompt_tokens_per_s`` arrive, ``prefill_tokens_per_s`` is what one prefill worker has shown to compute (0:
+    not known yet). ``prefills_blocked``: prefill workers stand still, so it is not for lack of them that prompts wait.
+    ``context_tokens`` are those of the ``requests_prefilled``, which decode or wait for that; ``capacity_tokens`` is
+    the KV cache of one decode worker, ``batch_requests`` the places of its batch. ``tpot_ns`` is the mean time per
+    output token of those that ended lately (0: none).
     """
 
     prefill_workers: int
@@ -30,8 +31,9 @@ class RoleView:
     prompt_tokens_queued: int
     prompt_tokens_per_s: int
     prefill_tokens_per_s: int
+    prefills_blocked: bool
     context_tokens: int
-    requests_placed: int
+    requests_prefilled: int
     capacity_tokens: int
     batch_requests: int
     tpot_ns: int
@@ -58,7 +60,7 @@ def threshold_move(policy: ThresholdRoles, view: RoleView) -> Move | None:
     two marks is the hysteresis."""
     if not view.prefill_workers or not view.decode_workers:
         return None
-    queue_tokens = view.prompt_tokens_queued // view.prefill_workers
+    queue_tokens = 0 if view.prefills_blocked else view.prompt_tokens_queued // view.prefill_workers
     load = decode_load_permille(view) // view.decode_workers
     if queue_tokens >= policy.prefill_queue_tokens_high and load <= policy.decode_load_permille_low:
         reason = f"{queue_tokens} prompt tokens queued per prefill worker, decode workers filled to {load} permille"
@@ -96,16 +98,15 @@ def _relieves(policy: ControllerRoles, pressure: int, need_permille: int, left: 
 
 def prefill_need_permille(policy: ControllerRoles, view: RoleView, workers: int) -> int:
     """Thousandths of prefill workers that are needed: for the prompts that arrive, and for the part of the queue that
-    ``workers`` do not compute within half the limit of the time to first token, to be computed in as much again."""
+    ``workers`` do not compute within half the limit of the time to first token, to be made good within the window."""
     speed = view.prefill_tokens_per_s
     within_tokens = workers * speed * policy.ttft_ns // (2 * NS_PER_S)
-    late_tokens = max(0, view.prompt_tokens_queued - within_tokens)
-    late_tokens_per_s = late_tokens * 2 * NS_PER_S // policy.ttft_ns
-    return 1000 * (view.prompt_tokens_per_s + late_tokens_per_s) // speed
+    late_tokens = 0 if view.prefills_blocked else max(0, view.prompt_tokens_queued - within_tokens)
+    return 1000 * (view.prompt_tokens_per_s + late_tokens * NS_PER_S // policy.window_ns) // speed
 
 
 def decode_need_permille(policy: ControllerRoles, view: RoleView) -> int:
-    """Thousandths of decode workers that are needed: for all that is placed there and, while outputs are slower than
+    """Thousandths of decode workers that are needed: for all that is prefilled and, while outputs are slower than
     ``pressure_permille`` of their limit allows, for as much more as they are slow. Below that the time per token says
     nothing: weights are read for a small batch as well."""
     load = decode_load_permille(view)
@@ -114,6 +115,8 @@ def decode_need_permille(policy: ControllerRoles, view: RoleView) -> int:
 
 
 def decode_load_permille(view: RoleView) -> int:
-    """Thousandths of decode workers that all that is placed on them fills: their memory or their batches, whichever is
+    """Thousandths of decode workers that all that is prefilled takes: of their memory or of their batches, whichever is
     more."""
-    return max(1000 * view.context_tokens // view.capacity_tokens, 1000 * view.requests_placed // view.batch_requests)
+    return max(
+        1000 * view.context_tokens // view.capacity_tokens, 1000 * view.requests_prefilled // view.batch_requests
+    )

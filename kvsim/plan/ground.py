@@ -17,7 +17,8 @@ from kvsim.plan.errors import PlanError
 from kvsim.plan.layouts import Degrees, Layout, Side
 from kvsim.presets.fields import GpuFields
 from kvsim.scenario import Scenario, Variant, scenario_from_mapping
-from kvsim.scenario.memory import kv_block_bytes_per_rank, kv_blocks_auto, smallest_tensor_parallel, splits_heads
+from kvsim.scenario.budget import memory_budget
+from kvsim.scenario.memory import kv_block_bytes_per_rank, kv_memory, smallest_tensor_parallel, splits_heads
 from kvsim.scenario.merge import merge
 from kvsim.scenario.schema import Cost, Document, Pool
 from kvsim.scenario.tree import Place, to_tree
@@ -117,9 +118,7 @@ class Ground:
     def _blocks_auto(self, role: Role, tensor_parallel: int) -> int:
         pool, cache = self.checked.workers[self.pool_name(role)], self.checked.cache
         step_tokens = pool.chunk_tokens_max if role == "colocated" else pool.batch_tokens_max
-        return kv_blocks_auto(
-            self.model, self.gpu.memory, cache.memory_utilization, tensor_parallel, cache.block_tokens, step_tokens
-        )
+        return kv_memory(self.model, tensor_parallel, memory_budget(pool, cache, self.gpu, step_tokens)).blocks
 
     def _pool(self, role: Role, side: Side) -> Mapped:
         """A pool like the scenario's with other workers."""
@@ -206,9 +205,7 @@ def _too_few(ground: Ground, gpus: int, request_tokens: int, small: Sequence[str
     found = f"found {gpus} GPU{'s' if gpus > 1 else ''} ({ground.gpu_name}, {units.format_bytes(ground.gpu.memory)})"
     if small:
         return f"--gpus: {found}, expected more: no worker holds a request of {request_tokens:,} tokens ({small[-1]})"
-    needed = smallest_tensor_parallel(
-        ground.model, ground.gpu.memory, cache.memory_utilization, cache.block_tokens, pool.chunk_tokens_max
-    )
+    needed = smallest_tensor_parallel(ground.model, memory_budget(pool, cache, ground.gpu, pool.chunk_tokens_max))
     expected = f"at least {needed}" if needed else "GPUs with more memory"
     return f"--gpus: {found}, expected {expected}: {ground.model.name} does not fit otherwise"
 

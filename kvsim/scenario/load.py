@@ -18,7 +18,8 @@ from kvsim.scenario.merge import PresetFields, apply_override, expand_presets, m
 from kvsim.scenario.problems import Report, in_order
 from kvsim.scenario.profiles import ProfileFiles
 from kvsim.scenario.resolve import resolve_variant
-from kvsim.scenario.schema import VARIANT_PATTERN, Document, Sweep
+from kvsim.scenario.schema import VARIANT_PATTERN, Document
+from kvsim.scenario.sweep_schema import Sweep
 from kvsim.scenario.tree import Node, Place, found, problem_at, read_file, to_tree, with_prefix
 from kvsim.scenario.values import Scenario, Source, Variant
 
@@ -74,25 +75,28 @@ def _scenario(
     profiles = ProfileFiles(directory, presets["nic"])
     variants: list[Variant] = []
     mappings: dict[str, dict[str, Any]] = {}
+    expanded: dict[str, Node] = {}
     found_by_variant: dict[str, list[Problem]] = {}
     for name, variant_tree in trees.items():
         outcome = _variant(name, variant_tree, presets, profiles, directory)
         if isinstance(outcome, list):
             found_by_variant[name] = outcome
         else:
-            variant, mappings[name] = outcome
+            variant, mappings[name], expanded[name] = outcome
             variants.append(variant)
     problems.extend(_naming_variants(found_by_variant, len(trees)))
     if problems:
         raise ScenarioError(in_order(problems))
     document = join_variants(mappings)
-    return Scenario(path, document["name"], document["seed"], tuple(variants), document, Source(tree, directory))
+    return Scenario(
+        path, document["name"], document["seed"], tuple(variants), document, Source(tree, directory, expanded)
+    )
 
 
 def _variant(
     name: str, tree: Node, presets: PresetFields, profiles: ProfileFiles, directory: Path
-) -> tuple[Variant, dict[str, Any]] | list[Problem]:
-    """One variant and its document in full, or what is wrong with it."""
+) -> tuple[Variant, dict[str, Any], Node] | list[Problem]:
+    """One variant, its document in full and with the places of its values, or what is wrong with it."""
     tree, problems = profiles.expand(tree)
     if problems:
         return problems  # without its profile a variant would only be told what it lacks
@@ -107,7 +111,7 @@ def _variant(
     resolved = resolve_variant(name, document, report, directory)
     if resolved is None:
         return report.problems
-    return resolved.variant, resolved_mapping(document, resolved)
+    return resolved.variant, resolved_mapping(document, resolved), tree
 
 
 def _variant_trees(tree: Node) -> tuple[dict[str, Node], list[Problem]]:

@@ -10,15 +10,15 @@ from pathlib import Path
 from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, RoleSpec, SharedLink, WorkerSpec
 from kvsim.core.messages import WorkerId
 from kvsim.presets.fields import GpuFields
+from kvsim.scenario.budget import memory_budget
 from kvsim.scenario.checks import check_lengths
 from kvsim.scenario.fault_resolve import late_workers, resolve_faults
 from kvsim.scenario.memory import (
-    activation_bytes_per_rank,
+    Budget,
     kv_block_bytes_per_rank,
-    kv_blocks_auto,
+    kv_memory,
     smallest_tensor_parallel,
     splits_heads,
-    weights_bytes_per_rank,
 )
 from kvsim.scenario.merge import nearest
 from kvsim.scenario.problems import Report
@@ -141,20 +141,21 @@ def _kv_blocks(name: str, document: Document, model: ModelShape, report: Report)
         return blocks
     if pool.gpu is None:
         return 0  # check_profiles says what is missing
-    step_tokens = _step_tokens(pool, document)
-    blocks = kv_blocks_auto(model, pool.gpu.memory, cache.memory_utilization, ranks, cache.block_tokens, step_tokens)
+    budget = memory_budget(pool, cache, pool.gpu, step_tokens_max(pool, document))
+    blocks = kv_memory(model, ranks, budget).blocks
     if blocks < 1:
-        report.add(path, _does_not_fit(pool, pool.gpu, document, model, step_tokens))
+        report.add(path, _does_not_fit(pool, pool.gpu, model, budget))
         return 0
     return blocks
 
 
-def _does_not_fit(pool: Pool, gpu: GpuFields, document: Document, model: ModelShape, step_tokens: int) -> str:
-    ranks, share = pool.tensor_parallel, document.cache.memory_utilization
-    weights = format_bytes(weights_bytes_per_rank(model, ranks))
-    activations = format_bytes(activation_bytes_per_rank(model, step_tokens, ranks))
-    usable = format_bytes(gpu.memory * share)
-    smallest = smallest_tensor_parallel(model, gpu.memory, share, document.cache.block_tokens, step_tokens)
+def _does_not_fit(pool: Pool, gpu: GpuFields, model: ModelShape, budget: Budget) -> str:
+    ranks, share = pool.tensor_parallel, budget.memory_utilization
+    memory = kv_memory(model, ranks, budget)
+    weights = format_bytes(memory.weights_bytes)
+    activations = format_bytes(memory.taken_bytes - memory.weights_bytes)
+    usable = format_bytes(memory.usable_bytes)
+    smallest = smallest_tensor_parallel(model, budget)
     remedy = f"tensor_parallel of at least {smallest}" if smallest else "GPUs with more memory"
     return (
         f"found {ranks} x {gpu.name}, expected {remedy}: on each GPU {model.name} takes {weights} of weights and "
@@ -163,7 +164,7 @@ def _does_not_fit(pool: Pool, gpu: GpuFields, document: Document, model: ModelSh
     )
 
 
-def _step_tokens(pool: Pool, document: Document) -> int:
+def step_tokens_max(pool: Pool, document: Document) -> int:
     """The most tokens of one step with prompts in it."""
     return pool.chunk_tokens_max if document.transfer.mode == "colocated" else pool.batch_tokens_max
 
@@ -172,7 +173,7 @@ def _chunk_tokens(pool: Pool, document: Document) -> int:
     """The same, except for decode workers that compute prompts: their chunks are small for the sake of those that
     decode beside, and memory is set aside as in the other modes."""
     local = document.transfer.mode == "adaptive" and pool.role == "decode"
-    tokens = _step_tokens(pool, document)
+    tokens = step_tokens_max(pool, document)
     return min(tokens, pool.chunk_tokens_max) if local else tokens
 
 

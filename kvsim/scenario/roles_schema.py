@@ -51,15 +51,15 @@ class ThresholdFields(_Changing):
 
     kind: Literal["threshold"]
     prefill_queue_tokens_high: Count = Field(
-        default=32768, description="Prompt tokens per prefill worker that wait or are being computed: help is needed."
+        default=16384, description="Prompt tokens per prefill worker that wait or are being computed: help is needed."
     )
     prefill_queue_tokens_low: Count = Field(default=4096, description="The same: help can be given.")
     decode_load_high: Pressure = Field(
-        default=0.9,
+        default=0.8,
         description="What is placed on decode workers, over their KV cache or the places of their batches, whichever "
         "is more: help is needed. Above 1 some wait.",
     )
-    decode_load_low: Share = Field(default=0.5, description="The same: help can be given.")
+    decode_load_low: Share = Field(default=0.6, description="The same: help can be given.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

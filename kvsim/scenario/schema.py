@@ -7,7 +7,7 @@ figures or what a cluster looks like.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, WrapSerializer, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WrapSerializer, model_validator
 
 from kvsim.core.cluster import LAYER_MAJOR, Allocation, Dimension, Role, TransferMode
 from kvsim.presets.fields import (
@@ -26,9 +26,10 @@ from kvsim.presets.fields import (
 from kvsim.profile.fields import Slowdown, WorkerProfile
 from kvsim.scenario.fault_schema import Detection, FaultEntry
 from kvsim.scenario.limits import DurationAuto, DurationLimit, KvMemory, OptionalName
+from kvsim.scenario.memory import LOGIT_BYTES
 from kvsim.scenario.preset_or import FileOr, OrNone, PresetOr
 from kvsim.scenario.scheduling_schema import PlacementRule, Scheduling
-from kvsim.scenario.tree import found
+from kvsim.scenario.sweep_schema import Sweep
 from kvsim.scenario.workload_schema import Workload
 
 NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]*$"
@@ -52,6 +53,20 @@ class Cache(Fields):
     block_tokens: Count = Field(default=16, description="Token slots of one block.")
     memory_utilization: Fraction = Field(
         default=0.9, description="Share of a GPU's memory that the engine may use in all."
+    )
+    logit_memory: Number = Field(
+        default=LOGIT_BYTES,
+        description="Bytes that the engine's sampler takes for each of batch_requests_max x vocabulary logits, where "
+        "the KV cache is derived: 32 with vLLM 0.19, 38.3 with vLLM 0.11.",
+    )
+    runtime_memory: KvMemory = Field(
+        default=None,
+        description="What CUDA and libraries take on each GPU. auto: 0.13 GiB on a worker of one GPU, else 0.55 GiB.",
+    )
+    graph_memory: KvMemory = Field(
+        default=None,
+        description="What CUDA graphs are charged on each GPU. auto: nothing, as in vLLM before 0.21; since then its "
+        "log tells the estimate.",
     )
     layout: Annotated[tuple[Dimension, ...], Field(strict=False), AfterValidator(_check_layout)] = Field(
         default=LAYER_MAJOR,
@@ -285,31 +300,6 @@ class Document(Fields):
     cost: Cost | None = Field(default=None, description="What things cost; without it plans are in GPUs only.")
     real: Real | None = Field(default=None, description="What real workers compute with; simulation needs none.")
     tolerance: Tolerance | None = Field(default=None, description="When 'kvsim validate' passes.")
-
-
-def _check_varied(value: object) -> object:
-    if isinstance(value, str) or (isinstance(value, list) and value):
-        return value
-    what = "an empty list" if value == [] else found(value)
-    raise ValueError(f"found {what}, expected a list of values, or a range in quotes such as '1:4:0.5 req/s'")
-
-
-class Sweep(Fields):
-    """The grid of 'kvsim sweep'. 'kvsim run' leaves it out."""
-
-    vary: dict[
-        Text,
-        Annotated[
-            str | list[Any],
-            BeforeValidator(_check_varied),
-            WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1}]}),
-        ],
-    ] = Field(
-        default={},
-        description="Dotted key -> the values that it takes: a list, or a text as after --vary: 'V1,V2' or "
-        "'START:STOP:STEP UNIT'. Every combination is run.",
-    )
-    seeds: Count = Field(default=1, description="How many seeds each combination is run with, from the seed on.")
 
 
 class ScenarioFile(Document):

@@ -1,5 +1,6 @@
 """What a scenario file comes to: frozen values in base units, which studies run without reading a file again."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -43,11 +44,13 @@ class Variant:
 class Source:
     """What a scenario was made from: the file with its options, before variants and presets. Changes start from it.
 
-    ``directory`` is where files that it names may be relative to.
+    ``directory`` is where files that it names may be relative to. ``expanded`` has each variant with presets and
+    profiles in place, every value with where it comes from.
     """
 
     tree: Node
     directory: Path
+    expanded: Mapping[str, Node] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

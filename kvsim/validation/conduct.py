@@ -20,7 +20,7 @@ from kvsim.run_folder import RECORDS, prepare_folder
 from kvsim.scenario import Scenario, Variant
 from kvsim.scenario.schema import Tolerance
 from kvsim.sim.driver import Observer
-from kvsim.study import VariantResult, result_of, simulate, workload_of, write_run
+from kvsim.study import VariantResult, auditing, make_audits, result_of, simulate, workload_of, write_run
 from kvsim.validation.errors import beyond_tolerance, error_rows, median_errors
 from kvsim.validation.folder import (
     REAL,
@@ -72,10 +72,12 @@ def validate_scenario(
     serve: ServeReal,
     *,
     profile: Path | None = None,
+    audit: bool = False,
     report: bool = True,
     tell: Tell = lambda _done, _total, _doing: None,
 ) -> ValidationFolder:
-    """Validate all variants, one after the other, and write the validation folder. ``profile`` is kept in it.
+    """Validate all variants, one after the other, and write the validation folder. ``profile`` is kept in it, and with
+    ``audit`` logs of every movement of KV in both worlds.
 
     If it is interrupted, the runs that are finished are written all the same. Raises KvsimError for what the user got
     wrong and where workers fail.
@@ -89,7 +91,8 @@ def validate_scenario(
     try:
         for variant in scenario.variants:
             tell(len(done), len(scenario.variants), variant.name)
-            done[variant.name] = _both(variant, workloads[variant.name], serve, real / RECORDS)
+            audits = make_audits(real, audit=audit), make_audits(simulated, audit=audit)
+            done[variant.name] = _both(variant, workloads[variant.name], serve, real / RECORDS, audits)
     finally:
         if done:
             complete = len(done) == len(scenario.variants)
@@ -113,18 +116,21 @@ def tolerance_of(scenario: Scenario) -> Tolerance:
     return Tolerance.model_validate(scenario.document.get("tolerance", {}))
 
 
-def _both(variant: Variant, workload: Workload, serve: ServeReal, records: Path) -> _Both:
+def _both(
+    variant: Variant, workload: Workload, serve: ServeReal, records: Path, audits: tuple[Path | None, Path | None]
+) -> _Both:
     collector = Collector(variant.cluster)
     path = records / f"{variant.name}{RECORD_SUFFIX}"
     try:
-        with RecordWriter(path, variant.name, variant.cluster) as writer:
-            run = serve(variant, workload, (writer.observe, collector.observe))
+        with RecordWriter(path, variant.name, variant.cluster) as writer, auditing(audits[0], variant) as auditors:
+            run = serve(variant, workload, (writer.observe, collector.observe, *auditors))
     except BaseException:
         path.unlink(missing_ok=True)  # half a record is of no use to anybody
         raise
     columns = collector.finish()
     real = result_of(variant, columns, _real_notes(workload, columns, run))
-    simulated = simulate(variant, as_served(workload, columns))
+    with auditing(audits[1], variant) as auditors:
+        simulated = simulate(variant, as_served(workload, columns), auditors)
     return _Both(real, simulated, run, replay_file(path))
 
 

@@ -26,7 +26,7 @@
 #
 # Opens no network port.  Needs root, /dev/shm (uml: the guest's memory is a sparse
 # file there, or in $TMPDIR) and permission to ptrace (uml).
-# shellcheck disable=SC2054,SC2317  # commas in array elements; trap handler
+# shellcheck disable=SC2054,SC2317,SC2329  # commas in array elements; trap handler
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

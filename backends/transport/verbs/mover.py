@@ -101,6 +101,9 @@ class Mover:
                 self._turn()
         except (OSError, TransportError) as error:
             self._link.end("failed", f"its queue pairs cannot be kept up: {error}")
+        except BaseException as error:  # a defect of ours must not leave transfers waiting for ever
+            self._link.end("failed", f"the thread that moves its bytes has failed: {error!r}")
+            raise
 
     def _turn(self) -> None:
         self._take_jobs()
