@@ -29,6 +29,7 @@ HOT_MODULES = (
             "fairshare",
             "flow",
             "gpu",
+            "kernels",
             "network",
             "steps",
             "timer",

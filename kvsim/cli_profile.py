@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from kvsim.profile_kinds import IMPORTERS
+from kvsim.profile_kinds import FITTED, IMPORTERS
 
 _KINDS = "; ".join(f"{importer.kind}: {importer.reads}" for importer in IMPORTERS)
+_FITTED = "; ".join(f"{kind}: {reads}" for kind, reads in FITTED.items())
 
 profile = typer.Typer(help="Import, fit and show descriptions of real hardware.", no_args_is_help=True)
 
@@ -28,6 +29,70 @@ def import_tables(
 
     for line in import_profile(kind, path, out):
         typer.echo(line)
+
+
+@profile.command("fit")
+def fit_constants(
+    kind: Annotated[str, typer.Argument(help=f"What PATH holds. {_FITTED}.", metavar="KIND", show_default=False)],
+    path: Annotated[Path, typer.Argument(help="File or folder to read.", metavar="PATH", show_default=False)],
+    gpu: Annotated[str, typer.Option(help="The preset to start from: datasheet, and what the data cannot tell.")],
+    out: Annotated[Path | None, typer.Option(help="File to write.", show_default="print only")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="serving: fit only rows with this value. May be repeated.", metavar="COLUMN=VALUE"),
+    ] = None,
+) -> None:
+    """Estimate the roofline's constants from measured times; what is left over is told by class of kernels."""
+    from kvsim.profile.fit_result import fit_text, write_fit  # noqa: PLC0415
+    from kvsim.profile.fitters import fit_gpu  # noqa: PLC0415
+
+    result = fit_gpu(kind, path, gpu, tuple(where or ()))
+    typer.echo(fit_text(result), nl=False)
+    if out is not None:
+        write_fit(out, result)
+        typer.echo(f"wrote {out}")
+
+
+@profile.command("steps")
+def compose_steps(
+    path: ProfilePath,
+    model: Annotated[str, typer.Option(help="Preset of the model.")],
+    gpu: Annotated[str, typer.Option(help="Preset of the GPU: what no table has, as collectives.")],
+    out: Annotated[Path, typer.Option(help="Profile to write, for scenarios to name.")],
+    tensor_parallel: Annotated[int, typer.Option(help="GPUs of one worker.", min=1)] = 1,
+) -> None:
+    """Compose the steps of a model from imported tables of kernels, as a profile that a scenario can name."""
+    from kvsim.profile.fitters import steps_profile  # noqa: PLC0415
+    from kvsim.profile.write import write_profile  # noqa: PLC0415
+
+    composed = steps_profile(path, model, gpu, tensor_parallel)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_profile(out, composed)
+    for name, residual in composed.residuals.items():
+        typer.echo(
+            f"{name}: {residual.points} steps, tables off by {residual.mean:.1%}, at most {residual.largest:.1%}"
+        )
+    for note in composed.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"wrote {out}")
+
+
+@profile.command("show")
+def show_profile(
+    path: ProfilePath,
+    out: Annotated[Path | None, typer.Option(help="Picture to draw (PNG, SVG, PDF).", show_default="none")] = None,
+) -> None:
+    """Print what a profile holds, with origin and units, and draw it."""
+    from kvsim.report.profile_figure import draw_profile  # noqa: PLC0415
+    from kvsim.report.profile_table import profile_table  # noqa: PLC0415
+    from kvsim.report.terminal import print_table  # noqa: PLC0415
+    from kvsim.scenario import read_profile  # noqa: PLC0415
+
+    found = read_profile(path).model_dump(mode="json")
+    print_table(profile_table(found))
+    if out is not None:
+        draw_profile(found, path.parent, out)
+        typer.echo(f"wrote {out}")
 
 
 def fidelity(

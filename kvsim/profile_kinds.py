@@ -1,4 +1,4 @@
-"""The kinds of measured tables that ``kvsim profile import`` reads, by name.
+"""The kinds of measured tables that ``kvsim profile import`` and ``kvsim profile fit`` read, by name.
 
 A kind is one module with a function ``load(path) -> kvsim.profile.importers.Imported``; it is registered here and
 imported only when it is asked for. Nothing heavy is imported here, for ``kvsim --help`` shows the kinds.
@@ -33,3 +33,12 @@ IMPORTERS = (
         "kvsim.profile.nccl_import",
     ),
 )
+
+
+FITTED = {
+    "tables": "profile that 'kvsim profile import' wrote, with tables of kernels",
+    "vllm-kernels": "folder as for 'kvsim profile import'",
+    "layers": "folder with per-layer times in the layout of casys-kaist/LLMServingSim (dense.csv, attention.csv)",
+    "serving": "CSV of end-to-end times in the layout of Mutinifni/splitwise-sim",
+}
+"""What ``kvsim profile fit`` reads, by kind."""

@@ -156,6 +156,8 @@ def _reason(choice: ChooseMode) -> str:
             return f"sooner there than after a queue of {queue}, a prefill of {prefill} and a transfer of {transfer}"
         case "no_prefill_worker":
             return "there is no prefill worker"
+        case "transfers_fail":
+            return "its KV reaches no decode worker"
         case "memory_free":
             return f"only {memory} of the decode worker's memory is spoken for"
         case "just_in_time":

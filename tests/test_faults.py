@@ -42,7 +42,7 @@ def test_no_request_is_lost_and_no_rule_broken_where_kv_must_stay(mode: Transfer
 
 @pytest.mark.parametrize("mode", DISAGGREGATED)
 def test_random_worlds_do_change_roles(mode: TransferMode) -> None:
-    worlds = [random_world(mode, Choices(seed), roles=True) for seed in range(8)]
+    worlds = [random_world(mode, Choices(seed), roles=True) for seed in range(20)]
     for played in worlds:
         played.play()
     assert sum(played.ground.attendance.switched for played in worlds) > 8

@@ -7,7 +7,7 @@ from hash_model import VOCABULARY
 from real_worlds import Outputs, real_cluster
 
 from backends.control.errors import Refusal
-from backends.control.messages import DecodeStart, DriverMessage, Order, Report, RequestTerms, Stop
+from backends.control.messages import CancelTransfer, DecodeStart, DriverMessage, Order, Report, RequestTerms, Stop
 from backends.driver.driver import Driver
 from backends.driver.requests import Submission
 from kvsim.core.cluster import ClusterSpec, PolicySpec
@@ -16,6 +16,7 @@ from kvsim.core.messages import (
     DeadlineReached,
     DecodeAdvanced,
     Event,
+    LeasesRenewed,
     PrefillDone,
     RequestArrived,
     RequestCancelled,
@@ -108,6 +109,46 @@ def test_a_worker_is_told_once_what_it_then_knows() -> None:
     _, order = bench.order(RunDecode)
     assert (order.terms, order.starts) == ((), ())
     assert bench.outputs.tokens == {R: [42, 43]}
+
+
+def test_what_is_not_proven_to_be_the_requests_is_moved_again() -> None:
+    bench = Bench()
+    transfer = bench.transferring()
+    bench.driver.report(D1, Report(TransferDone(transfer.transfer, transfer.generation + 1)))
+    bench.turn()
+    worker, order = bench.order(StartTransfer)
+    assert worker == D1
+    assert isinstance(order.command, StartTransfer)
+    assert order.command.transfer != transfer.transfer
+    with pytest.raises(StopIteration):
+        bench.order(RunDecode)
+
+
+def test_heartbeats_renew_leases_as_often_as_that_is_asked_for() -> None:
+    """A lease of 60 ns: every 20 ns. Turns are 10 ns apart."""
+    bench = Bench(real_cluster("pull", decode=2, policy=PolicySpec("pull", kv_lease_ns=60)))
+    transfer = bench.transferring().transfer
+    heard = []
+    for _ in range(4):
+        bench.driver.alive(D1, (transfer,))
+        heard.append(bench.turn())
+    assert heard == [[LeasesRenewed(D1, (transfer,))], [], [LeasesRenewed(D1, (transfer,))], []]
+    without = Bench()
+    without.driver.alive(D1, ())
+    assert without.turn() == []
+
+
+def test_a_transfer_whose_lease_is_over_is_stopped_where_it_is_moved() -> None:
+    bench = Bench(real_cluster("pull", decode=2, policy=PolicySpec("pull", kv_lease_ns=60)))
+    transfer = bench.transferring().transfer
+    for _ in range(6):
+        bench.turn()
+    assert (D1, CancelTransfer(transfer)) in bench.told
+    bench.driver.transfer_failed(D1, transfer, "cancelled")
+    bench.turn()
+    _, order = bench.order(RunPrefill)
+    assert isinstance(order.command, RunPrefill)
+    assert order.command.run != 0, "computed anew"
 
 
 def test_everything_since_the_last_turn_goes_into_one_call_and_nothing_into_none() -> None:

@@ -7,6 +7,7 @@ takes, so bytes move and layers are announced while a step is computed. Heartbea
 Exit status 0: the driver said stop. 1: what went wrong is the last thing printed, and was told to the driver.
 """
 
+import faulthandler
 import os
 import sys
 import threading
@@ -128,6 +129,7 @@ def _explain(error: BaseException) -> None:
 
 def main() -> int:
     """Read the ticket, become the worker, serve."""
+    faulthandler.enable()  # a crash below Python, in torch or in a driver, says in which call: the launcher shows it
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         ticket = read_ticket(os.environ)

@@ -46,6 +46,7 @@ class ModeChooser:
         self._out = out
         self._layers = cluster.kv.layers
         self._group = min(cluster.policy.layers_per_group, cluster.kv.layers)
+        self._recomputes_max = cluster.policy.transfer_recomputes_max
         self._bytes_per_token = cluster.kv.bytes_per_token
         self._speeds = [Pace(WINDOW_TOKENS) for _ in cluster.workers]
         self._speed_of_all = Pace(WINDOW_TOKENS)
@@ -104,6 +105,8 @@ class ModeChooser:
         cost_ns, share, worker = min(candidates)
         if source is None:
             return self._choose(state, worker, "local", "no_prefill_worker", (0, cost_ns, 0, share))
+        if state.transfer_recomputes > self._recomputes_max:  # the last rung of the ladder
+            return self._choose(state, worker, "local", "transfers_fail", (0, cost_ns, 0, share))
         queue_ns, prefill_ns = self._queue_ns(source), self._prefill_ns(source, tokens)
         target = self._fleet.find_decode(state, source)
         transfer_ns = decode_ns = 0

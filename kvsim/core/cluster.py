@@ -127,7 +127,7 @@ class PolicySpec(msgspec.Struct, frozen=True):
     sign of interest (``LeasesRenewed``); None keeps it for ever. A transfer that fails is tried anew up to
     ``transfer_retries_max`` times in a row, then as often on every other path, then with other decode workers from the
     kept KV, up to ``transfer_targets_max`` decode workers; then the KV is computed anew, elsewhere if possible, up to
-    ``transfer_recomputes_max`` times; then the request ends as failed.
+    ``transfer_recomputes_max`` times; then a decode worker computes it (``adaptive``) or the request ends as failed.
 
     Without ``roles`` every worker keeps its role.
 

@@ -1,9 +1,9 @@
 """What is tried, one after the other, when KV does not get from its prefill worker to a decode worker.
 
 The ladder of a transfer that fails: the same way again, every other path between the two, other decode workers from the
-KV that the prefill worker still has, the KV computed anew by another prefill worker; below that the request ends and
-its client is told. How often each is tried is in ``PolicySpec``. KV that nobody has asked for during a whole lease is
-given up at once.
+KV that the prefill worker still has, the KV computed anew by another prefill worker, the KV computed on the very worker
+that decodes it (where workers may do both: mode adaptive); below that the request ends and its client is told. How
+often each is tried is in ``PolicySpec``. KV that nobody has asked for during a whole lease is given up at once.
 
 It must not know how a failure is noticed.
 """
@@ -22,6 +22,8 @@ class Ladder:
 
     def __init__(self, policy: PolicySpec, fleet: Fleet, handover: HandOver, life: RequestLife, out: Outbox) -> None:
         self._policy = policy
+        adaptive = policy.transfer_mode == "adaptive"  # then once more, where it is to be decoded
+        self._recomputes_max = policy.transfer_recomputes_max + (1 if adaptive else 0)
         self._push = policy.transfer_mode == "push"
         self._fleet = fleet
         self._handover = handover
@@ -57,7 +59,7 @@ class Ladder:
             return
         state.transfer_targets = 0
         state.transfer_recomputes += 1
-        if state.transfer_recomputes > self._policy.transfer_recomputes_max:
+        if state.transfer_recomputes > self._recomputes_max:
             self._life.finish(state, "failed")
             return
         state.restarts += 1

@@ -11,9 +11,12 @@ from kvsim.core.message_base import Message, RequestId
 ServingMode: TypeAlias = Literal["push", "pull", "streamed", "message", "local"]
 """How one request is served: how its KV moves, or ``local``, on one worker without a transfer."""
 
-ModeReason: TypeAlias = Literal["local_sooner", "no_prefill_worker", "memory_free", "just_in_time", "memory_scarce"]
+ModeReason: TypeAlias = Literal[
+    "local_sooner", "no_prefill_worker", "transfers_fail", "memory_free", "just_in_time", "memory_scarce"
+]
 """``local_sooner``: the decode worker computes the prompt sooner itself, the delay of those that decode there included.
-``no_prefill_worker``: there is none (any more). ``memory_free``: decode memory is plenty, so holding it during the
+``no_prefill_worker``: there is none (any more). ``transfers_fail``: its KV has reached no decode worker, whatever was
+tried. ``memory_free``: decode memory is plenty, so holding it during the
 prefill costs nobody. ``just_in_time``: memory is scarce, and what is left of the prefill just hides the transfer.
 ``memory_scarce``: memory was scarce, and the prefill was over before a transfer could be hidden in it."""
 

@@ -15,6 +15,8 @@ from kvsim.fidelity.rows import Row
 __all__ = ["TARGETS", "FidelityError", "Row", "fidelity_rows"]
 
 TARGETS: dict[str, str] = {
+    "a100": "kvsim.fidelity.a100_serving",
+    "h100": "kvsim.fidelity.h100_kernels",
     "nccl": "kvsim.fidelity.nccl",
     "vllm-runs": "kvsim.fidelity.vllm_runs",
 }

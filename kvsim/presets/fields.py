@@ -4,97 +4,52 @@ Each class here is the written form (keys, units, limits) of a frozen value in `
 that. The types of single fields are shared with ``kvsim.scenario.schema``. It must not know how presets are stored.
 """
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Annotated
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, model_validator
 
-from kvsim import units
+from kvsim.presets.field_types import (
+    Bytes,
+    Count,
+    Duration,
+    Fields,
+    Flag,
+    FlopRate,
+    Fraction,
+    Number,
+    OperationRate,
+    PositiveDuration,
+    Rate,
+    RequestRate,
+    Text,
+    quantity_json,
+)
+from kvsim.presets.kernel_fields import EngineFields, KernelFields
 from kvsim.sim.hardware import AllReduceTimes, GpuSpec, ModelShape, NicSpec
 from kvsim.sim.message_times import MessageTimes
 
-Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
-Fraction = Annotated[float, Field(strict=True, gt=0, le=1)]
-Number = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-Flag = Annotated[bool, Field(strict=True)]
-Text = Annotated[str, Field(strict=True, min_length=1)]
-
-
-def quantity_json(quantity: units.Quantity) -> WithJsonSchema:
-    """The JSON Schema of a quantity: text with a number and one of the units."""
-    alternatives = "|".join(quantity.units)
-    pattern = rf"^\s*\d+(\.\d+)?([eE][+-]?\d{{1,3}})?\s*({alternatives})\s*$"
-    return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [quantity.example]})
-
-
-def _positive(parse: Callable[[object], float]) -> Callable[[object], float]:
-    def parse_positive(text: object) -> float:
-        value = parse(text)
-        if value <= 0:
-            raise units.UnitError(f"found {text!r}, expected more than 0")
-        return value
-
-    return parse_positive
-
-
-Bytes = Annotated[
-    int,
-    BeforeValidator(_positive(units.parse_bytes)),
-    PlainSerializer(units.exact_bytes),
-    quantity_json(units.BYTES),
+__all__ = [
+    "AllReduceFields",
+    "Bytes",
+    "Count",
+    "Duration",
+    "Fields",
+    "Flag",
+    "FlopRate",
+    "Fraction",
+    "GpuFields",
+    "MessageTimesFields",
+    "ModelFields",
+    "NicFields",
+    "Number",
+    "OperationRate",
+    "PositiveDuration",
+    "Rate",
+    "RequestRate",
+    "Text",
+    "quantity_json",
 ]
-Duration = Annotated[
-    int,
-    BeforeValidator(units.parse_duration),
-    PlainSerializer(units.exact_duration),
-    quantity_json(units.DURATION),
-]
-PositiveDuration = Annotated[
-    int,
-    BeforeValidator(_positive(units.parse_duration)),
-    PlainSerializer(units.exact_duration),
-    quantity_json(units.DURATION),
-]
-Rate = Annotated[
-    float,
-    BeforeValidator(_positive(units.parse_rate)),
-    PlainSerializer(units.exact_rate),
-    quantity_json(units.RATE),
-]
-RequestRate = Annotated[
-    float,
-    BeforeValidator(_positive(units.parse_request_rate)),
-    PlainSerializer(units.exact_request_rate),
-    quantity_json(units.REQUEST_RATE),
-]
-OperationRate = Annotated[
-    float,
-    BeforeValidator(_positive(units.parse_operation_rate)),
-    PlainSerializer(units.exact_operation_rate),
-    quantity_json(units.OPERATION_RATE),
-]
-FlopRate = Annotated[
-    float,
-    BeforeValidator(_positive(units.parse_flop_rate)),
-    PlainSerializer(units.exact_flop_rate),
-    quantity_json(units.FLOP_RATE),
-]
-
-
-class Fields(BaseModel):
-    """Base of every mapping in a preset or scenario file: unknown keys are refused, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ModelFields(Fields):
@@ -205,6 +160,8 @@ class GpuFields(Fields):
         default=[],
         description="Measured times of an all-reduce by GPUs, ascending, and by size, in place of collective_*.",
     )
+    kernels: KernelFields = Field(default=KernelFields(), description="Single kernels beyond the plain roofline.")
+    engine: EngineFields = Field(default=EngineFields(), description="Host code of the engine beyond step.")
 
     def value(self) -> GpuSpec:
         """The same as a plain value."""
@@ -222,6 +179,8 @@ class GpuFields(Fields):
             launch_ns=self.launch,
             step_ns=self.step,
             all_reduce=tuple(AllReduceTimes(one.ranks, one.message_times()) for one in self.all_reduce),
+            kernels=self.kernels.value(),
+            engine=self.engine.value(),
         )
 
 

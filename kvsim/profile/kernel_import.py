@@ -116,6 +116,8 @@ def _folded(name: str, raw: "pd.DataFrame") -> "pd.DataFrame":
     table = raw[list(names)].rename(columns=names)
     if name == "generation_attention":
         table["tokens"] = raw["isl"] + raw["step"]
+    elif name == "context_attention":
+        table["start"] = 0
     table["us"] = raw["latency"].astype("float64") * _US_PER_MS
     conditions = [column for column in COLUMNS[name] if column != "us"]
     return table.groupby(conditions, sort=True)[["us"]].median().reset_index()[list(COLUMNS[name])]

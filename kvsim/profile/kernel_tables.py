@@ -33,7 +33,8 @@ COLUMNS: dict[str, dict[str, str]] = {
     },
     "context_attention": {
         **_ATTENTION,
-        "tokens": "of each prompt, all of them new",
+        "start": "tokens of each prompt that were computed before",
+        "tokens": "new ones of each prompt",
         "us": "microseconds of one layer",
     },
     "generation_attention": {
@@ -65,14 +66,18 @@ def least_seconds(name: str, table: "pd.DataFrame", gpu: GpuSpec) -> Floats:
         compute_s = 2.0 * column["m"] * column["n"] * column["k"] / rate
         least_s: Floats = np.maximum(compute_s, memory_s)
         return least_s
-    pairs = column["batch"] * attended_pairs(name, column["tokens"], column["window"])
+    pairs = column["batch"] * attended_pairs(name, table)
     attention_s: Floats = 4.0 * column["heads"] * column["head_dim"] * pairs / rate
     return attention_s
 
 
-def attended_pairs(name: str, tokens: Floats, window: Floats) -> Floats:
+def attended_pairs(name: str, table: "pd.DataFrame") -> Floats:
     """Pairs of a query token and a token that it attends to, of one request and head, under the causal mask."""
-    seen = np.where(window > 0, np.minimum(window, tokens), tokens)
+    tokens, window = (table[key].to_numpy(dtype=np.float64) for key in ("tokens", "window"))
     if name == "generation_attention":
-        return seen
-    return tokens * (tokens + 1) / 2 - (tokens - seen) * (tokens - seen + 1) / 2
+        return np.asarray(np.where(window > 0, np.minimum(window, tokens), tokens), dtype=np.float64)
+    start = table["start"].to_numpy(dtype=np.float64)
+    pairs = tokens * start + tokens * (tokens + 1) / 2
+    beyond = np.where(window > 0, np.maximum(start + tokens - window, 0.0), 0.0)  # tokens that the window cuts off
+    before = np.where(window > 0, np.maximum(start - window, 0.0), 0.0)
+    return np.asarray(pairs - (beyond * (beyond + 1) - before * (before + 1)) / 2, dtype=np.float64)

@@ -68,7 +68,7 @@ class PromptRow(Fields):
     us: Numbers = Field(description="Microseconds by past_tokens.")
 
 
-class DecodeRow(Fields):
+class ContextRow(Fields):
     """Attention of decoding requests."""
 
     decodes: Count = Field(description="Decoding requests.")
@@ -95,7 +95,7 @@ class LayerTimes(Fields):
     past_tokens: Axis = Field(description="Tokens before a chunk, from 0: the axis of prefill.")
     context_tokens: Axis = Field(description="Context of each decoding request: the axis of decode and mixed.")
     prefill: Annotated[list[PromptRow], Field(min_length=2)] = Field(description="By chunk_tokens, ascending.")
-    decode: Annotated[list[DecodeRow], Field(min_length=2)] = Field(description="By decodes, ascending.")
+    decode: Annotated[list[ContextRow], Field(min_length=2)] = Field(description="By decodes, ascending.")
     mixed: Annotated[list[MixedRow], Field(min_length=1)] = Field(
         description="By chunk_tokens, past_tokens and decodes. What is missing of many decodes is extrapolated."
     )

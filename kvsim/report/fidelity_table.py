@@ -42,15 +42,20 @@ class FidelityRow(Protocol):
 
 
 def fidelity_table(rows: Sequence[FidelityRow]) -> "Table":
-    """A row per number."""
+    """A row per number, under the name of its target."""
     from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for place, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if 1 < place < 6 else "left", overflow="fold")
+    for place, heading in enumerate(HEADINGS[1:]):
+        table.add_column(heading if place else "", justify="right" if 0 < place < 5 else "left", overflow="fold")
+    target = ""
     for row in rows:
-        table.add_row(*cells(row))
+        if row.target != target:
+            target = row.target
+            table.add_row(Text(target, style="italic"))
+        table.add_row(*(Text(text) for text in cells(row)[1:]))
     return table
 
 

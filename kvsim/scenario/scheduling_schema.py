@@ -55,7 +55,7 @@ class Scheduling(Fields):
     transfer_recomputes_max: Tries = Field(
         default=2,
         description="How often the KV of a request is computed anew because it reached no decode worker; after that "
-        "the request ends as failed.",
+        "the decode worker computes it (transfer.mode adaptive), or the request ends as failed.",
     )
     roles: Roles = Field(
         default=FixedRoles(),

@@ -1,8 +1,8 @@
 """How long one step of a transformer takes on one worker: a roofline for each class of kernels.
 
-A class takes as long as the slower of its arithmetic and its memory traffic, each at the share of the datasheet figure
-that kernels reach (roofline model: Williams, Waterman and Patterson, CACM 52(4), 2009). Classes run one after the
-other. All figures are per GPU of a tensor-parallel worker (Megatron partition: Shoeybi et al., arXiv 1909.08053).
+``kvsim.sim.kernels`` says what a kernel takes at the share of the datasheet figures that kernels reach. Classes run one
+after the other, and a step takes no less than the host needs to launch it. All figures are per GPU of a tensor-parallel
+worker (Megatron partition: Shoeybi et al., arXiv 1909.08053).
 
 Seconds are floats inside this module. They become integer femtoseconds once, rounded to the nearest, and a step's
 nanoseconds are the floor of the sum of those. It must not know requests, blocks or time.
@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from kvsim.core.messages import FEMTOSECONDS_PER_NS
-from kvsim.sim.collectives import all_reduce_s
+from kvsim.sim.collectives import all_reduce_s, ring_bytes
 from kvsim.sim.hardware import GpuSpec, ModelShape
+from kvsim.sim.kernels import attention_pair_s, decode_tile_pairs, gemm_s, kv_read_s, overlapped_s, prompt_pairs
 from kvsim.sim.step_times import UNBOUNDED
 from kvsim.units import div_ceil
 
@@ -66,14 +67,18 @@ class StepModel:
         self._model = model
         self._gpu = gpu
         self._ranks = tensor_parallel
-        self._query_width = model.heads // tensor_parallel * model.head_dim
-        self._kv_width = div_ceil(model.kv_heads, tensor_parallel) * model.head_dim  # of K; V is as wide
+        self._heads = model.heads // tensor_parallel
+        self._kv_heads = div_ceil(model.kv_heads, tensor_parallel)
+        self._query_width = self._heads * model.head_dim
+        self._kv_width = self._kv_heads * model.head_dim  # of K; V is as wide
         self._intermediate = div_ceil(model.intermediate, tensor_parallel)
         self._vocabulary = div_ceil(model.vocabulary, tensor_parallel)
-        self._gemm_flops_per_s = gpu.flops_per_s * gpu.gemm_efficiency
         self._memory_bytes_per_s = gpu.memory_bytes_per_s * gpu.memory_efficiency
         self._activation_bytes = self._activation_bytes_per_token_and_layer()
-        self._fs_per_context_token = _femtoseconds(self._decode_attention_s(1))
+        self._pair_s = attention_pair_s(gpu, model.head_dim)
+        self._decode_tiles_s = decode_tile_pairs(gpu.kernels, self._heads, self._kv_heads) * self._pair_s
+        self._context_token_s = self._context_s()
+        self._fs_per_context_token = _femtoseconds(self._context_token_s)
         self._decode_fs: dict[int, tuple[int, int]] = {}
 
     def prefill_ns(self, chunks: Sequence[tuple[int, int]], decode_requests: int, decode_context_tokens: int) -> int:
@@ -82,9 +87,8 @@ class StepModel:
         ``chunks`` holds (start token, tokens); ``decode_context_tokens`` is the number of tokens that the decoding
         requests attend to, all together, the new ones included.
         """
-        base_fs = _femtoseconds(self._without_attention(chunks, decode_requests).total_s)
-        prompt_fs = _femtoseconds(self._prompt_attention_s(chunks))
-        return (base_fs + prompt_fs + self._fs_per_context_token * decode_context_tokens) // FEMTOSECONDS_PER_NS
+        base_fs = _femtoseconds(self._without_context(chunks, decode_requests).total_s)
+        return (base_fs + self._fs_per_context_token * decode_context_tokens) // FEMTOSECONDS_PER_NS
 
     def decode_fs(self, batch_requests: int) -> tuple[int, int]:
         """(base_fs, fs_per_context_token) of a decode step over ``batch_requests`` requests.
@@ -94,7 +98,7 @@ class StepModel:
         """
         known = self._decode_fs.get(batch_requests)
         if known is None:
-            base_fs = _femtoseconds(self._without_attention((), batch_requests).total_s)
+            base_fs = _femtoseconds(self._without_context((), batch_requests).total_s)
             known = (base_fs, self._fs_per_context_token)
             self._decode_fs[batch_requests] = known
         return known
@@ -107,45 +111,45 @@ class StepModel:
         self, chunks: Sequence[tuple[int, int]], decode_requests: int, decode_context_tokens: int
     ) -> StepCosts:
         """The same step as ``prefill_ns`` in seconds by class of kernels."""
-        return self._without_attention(chunks, decode_requests)._replace(
-            prompt_attention_s=self._prompt_attention_s(chunks),
-            decode_attention_s=self._decode_attention_s(decode_context_tokens),
-        )
+        costs = self._without_context(chunks, decode_requests)
+        context_s = self._context_token_s * decode_context_tokens
+        return costs._replace(decode_attention_s=costs.decode_attention_s + context_s)
 
-    def _without_attention(self, chunks: Sequence[tuple[int, int]], decode_requests: int) -> StepCosts:
-        """Everything that depends on the tokens of the step but not on their contexts.
+    def _without_context(self, chunks: Sequence[tuple[int, int]], decode_requests: int) -> StepCosts:
+        """Everything but what grows with the contexts of decodes, which is linear and therefore apart.
 
         The LM head runs on one row per request, its last token: also that of a prompt that goes on in a later step,
-        whose logits engines such as vLLM compute and drop.
+        whose logits engines such as vLLM compute and drop. What the GPU waits for the host is part of the overhead;
+        reading contexts is taken to come on top of it, so that decode steps grow linearly.
         """
-        tokens = sum(chunk_tokens for _, chunk_tokens in chunks) + decode_requests
+        tokens = sum([chunk_tokens for _, chunk_tokens in chunks]) + decode_requests
         assert tokens > 0, "a step without tokens"
-        model, layers = self._model, self._model.layers
+        gpu, model, layers = self._gpu, self._model, self._model.layers
+        engine, requests = gpu.engine, len(chunks) + decode_requests
         # Embedding: one row is read and one written per token.
         embedding_s = 2 * tokens * model.hidden * model.dtype_bytes / self._memory_bytes_per_s
-        return StepCosts(
+        attention_s = gpu.kernels.attention_latency_ns / 1e9  # one call, for prompts and decodes
+        prompt_s = layers * self._prompt_attention_s(chunks)
+        decode_s = layers * decode_requests * self._decode_tiles_s
+        costs = StepCosts(
             qkv_s=layers * self._gemm_s(tokens, model.hidden, self._query_width + 2 * self._kv_width),
             attention_output_s=layers * self._gemm_s(tokens, self._query_width, model.hidden),
             router_s=layers * self._gemm_s(tokens, model.hidden, model.experts) if model.experts > 1 else 0.0,
             mlp_s=layers * self._mlp_s(tokens),
-            prompt_attention_s=0.0,
-            decode_attention_s=0.0,
+            prompt_attention_s=prompt_s + layers * attention_s if chunks else 0.0,
+            decode_attention_s=decode_s if chunks else decode_s + layers * attention_s,
             activations_s=layers * tokens * self._activation_bytes / self._memory_bytes_per_s,
             embedding_s=embedding_s,
-            lm_head_s=self._gemm_s(len(chunks) + decode_requests, model.hidden, self._vocabulary),
+            lm_head_s=self._gemm_s(requests, model.hidden, self._vocabulary),
             collectives_s=layers * 2 * self._all_reduce_s(tokens),
-            overhead_s=(layers * self._gpu.launch_ns + self._gpu.step_ns) / 1e9,
+            overhead_s=layers * gpu.launch_ns / 1e9,
         )
+        waits_s = max(0.0, layers * engine.layer_ns / 1e9 - costs.total_s)
+        host_ns = gpu.step_ns + len(chunks) * engine.prompt_ns + requests * engine.request_ns
+        return costs._replace(overhead_s=costs.overhead_s + waits_s + host_ns / 1e9)
 
     def _gemm_s(self, rows: int, inputs: int, outputs: int, matrices: float = 1.0) -> float:
-        """Roofline of a matrix product: (rows x inputs) by (inputs x outputs).
-
-        2 * rows * inputs * outputs FLOPs (a multiplication and an addition each); the weights of ``matrices`` matrices
-        (the rows are spread over them), the input and the output pass memory once.
-        """
-        flops = 2 * rows * inputs * outputs
-        size_bytes = self._model.dtype_bytes * (matrices * inputs * outputs + rows * (inputs + outputs))
-        return max(flops / self._gemm_flops_per_s, size_bytes / self._memory_bytes_per_s)
+        return gemm_s(self._gpu, rows, inputs, outputs, self._model.dtype_bytes, matrices)
 
     def _mlp_s(self, tokens: int) -> float:
         """Gated MLP (gate and up as one product, then down); with experts, each token passes ``experts_active``.
@@ -159,29 +163,22 @@ class StepModel:
         gate_and_up_s = self._gemm_s(rows, model.hidden, 2 * self._intermediate, touched)
         return gate_and_up_s + self._gemm_s(rows, self._intermediate, model.hidden, touched)
 
-    def _attention_s(self, scores: int, kv_tokens: int) -> float:
-        """Attention of all layers over ``scores`` pairs (query token, attended token), reading ``kv_tokens`` of KV.
-
-        FLOPs: 2 * head_dim per head and pair for the scores and as many for the weighted sum of V, together
-        4 * heads * head_dim (Narayanan et al., arXiv 2104.04473, appendix; Dao, arXiv 2307.08691, section 4.1). Bytes:
-        K and V of the attended tokens, once, at the bandwidth that decode attention reaches.
-        """
-        gpu, model = self._gpu, self._model
-        flops = 4 * self._query_width * scores
-        size_bytes = 2 * self._kv_width * model.kv_dtype_bytes * kv_tokens
-        compute_s = flops / (gpu.flops_per_s * gpu.prefill_attention_efficiency)
-        memory_s = size_bytes / (gpu.memory_bytes_per_s * gpu.decode_attention_efficiency)
-        return model.layers * max(compute_s, memory_s)
-
     def _prompt_attention_s(self, chunks: Sequence[tuple[int, int]]) -> float:
-        """Causal attention: token j of a chunk (from 0) attends to ``start_token + j + 1`` tokens."""
-        return sum(
-            self._attention_s(tokens * start + tokens * (tokens + 1) // 2, start + tokens) for start, tokens in chunks
-        )
+        """Attention of one layer over chunks of prompts, all in one call."""
+        if not chunks:
+            return 0.0
+        gpu, model = self._gpu, self._model
+        pairs, longest = prompt_pairs(gpu.kernels, self._heads, self._kv_heads, chunks)
+        compute_s = max(pairs, longest) * self._pair_s
+        kv_tokens = sum([start + tokens for start, tokens in chunks])
+        memory_s = kv_read_s(gpu, self._kv_width, model.kv_dtype_bytes, kv_tokens)
+        return overlapped_s(compute_s, memory_s, gpu.kernels.attention_exposed)
 
-    def _decode_attention_s(self, context_tokens: int) -> float:
-        """One query token per request: as many pairs as tokens read, so the cost is linear in the total context."""
-        return self._attention_s(context_tokens, context_tokens)
+    def _context_s(self) -> float:
+        """What one more token of context costs a decode step: one query token per request, so there are as many pairs
+        as tokens read and the cost is linear in the total context."""
+        gpu, model = self._gpu, self._model
+        return model.layers * max(self._heads * self._pair_s, kv_read_s(gpu, self._kv_width, model.kv_dtype_bytes, 1))
 
     def _activation_bytes_per_token_and_layer(self) -> int:
         """Memory traffic of what is neither GEMM nor KV read, with the usual fusions.
@@ -202,7 +199,12 @@ class StepModel:
     def _all_reduce_s(self, tokens: int) -> float:
         """All-reduce of the hidden states. A layer has two: behind the attention output and behind the MLP (Shoeybi et
         al., section 3)."""
-        return all_reduce_s(self._gpu, self._ranks, tokens * self._model.hidden * self._model.dtype_bytes)
+        engine, row_bytes = self._gpu.engine, self._model.hidden * self._model.dtype_bytes
+        seconds = all_reduce_s(self._gpu, self._ranks, tokens * row_bytes)
+        if 0 < engine.long_step_tokens < tokens and self._ranks > 1:
+            beyond_bytes = (tokens - engine.long_step_tokens) * row_bytes
+            seconds += ring_bytes(self._ranks, beyond_bytes) / engine.long_step_bytes_per_s
+        return seconds
 
 
 def _femtoseconds(seconds: float) -> int:

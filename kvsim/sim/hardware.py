@@ -45,6 +45,45 @@ class AllReduceTimes:
 
 
 @dataclass(frozen=True, slots=True)
+class KernelSpec:
+    """What single kernels cost beyond the plain roofline; see ``kvsim.sim.kernels``.
+
+    ``*_exposed``: share of the shorter of arithmetic and memory traffic that does not overlap with the longer.
+    ``gemm_latency_ns`` is the least that a product takes, ``gemm_input_latency_ns`` comes with each 1024 inputs of it;
+    ``attention_latency_ns`` is the least that a layer's attention takes. Attention is computed in tiles of
+    ``attention_tile_rows`` (0: rows are never padded) by ``attention_units`` at a time (0: any number); each tile costs
+    as if its rows attended to ``attention_fill_tokens`` more, each score as much as ``attention_softmax_dim`` elements
+    of a head.
+    """
+
+    gemm_exposed: float = 0.0
+    gemm_latency_ns: int = 0
+    gemm_input_latency_ns: int = 0
+    attention_exposed: float = 0.0
+    attention_latency_ns: int = 0
+    attention_tile_rows: int = 0
+    attention_units: int = 0
+    attention_fill_tokens: int = 0
+    attention_softmax_dim: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What the engine's host code costs beyond ``GpuSpec.step_ns``.
+
+    A step takes at least ``layer_ns`` for each layer, in which the host launches its kernels while the GPU computes;
+    ``prompt_ns`` come with each chunk of a prompt and ``request_ns`` with each request of a step. The all-reduces of a
+    step cost what the tokens beyond ``long_step_tokens`` send at ``long_step_bytes_per_s`` on top; 0 tokens is never.
+    """
+
+    layer_ns: int = 0
+    prompt_ns: int = 0
+    request_ns: int = 0
+    long_step_tokens: int = 0
+    long_step_bytes_per_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class GpuSpec:
     """Datasheet figures and the share of them that kernels reach. ``*_efficiency`` are fractions in (0, 1].
 
@@ -66,6 +105,8 @@ class GpuSpec:
     launch_ns: int
     step_ns: int
     all_reduce: tuple[AllReduceTimes, ...] = ()
+    kernels: KernelSpec = KernelSpec()
+    engine: EngineSpec = EngineSpec()
 
 
 @dataclass(frozen=True, slots=True)
