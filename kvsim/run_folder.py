@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SUMMARY, SCENARIO, REQUESTS, WORKERS = "summary.json", "scenario.yaml", "requests.parquet", "workers.parquet"
 REPORT, TIMELINE, RECORDS, FIGURES = "report.html", "trace.json", "records", "figures"
+FAULTS = "faults.json"
 AUDITS = "audit"
 PARTS = {RECORDS: (RECORD_SUFFIX,), AUDITS: (AUDIT_SUFFIX,), FIGURES: (".svg", ".png")}
 """Folders inside a run folder, and how the names of the files end that a run writes there."""
@@ -47,6 +48,12 @@ class RunFolder:
     def scenario(self) -> str:
         """The fully resolved scenario as YAML."""
         return (self.path / SCENARIO).read_text(encoding="utf-8")
+
+    @property
+    def faults(self) -> dict[str, Any]:
+        """Of each variant in which something could go wrong: what was planned and what struck."""
+        file = self.path / FAULTS
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     @property
     def records(self) -> dict[str, Path]:
@@ -92,7 +99,7 @@ def prepare_folder(folder: Path) -> Path:
     if folder.is_dir() and not (folder / SUMMARY).is_file() and any(folder.iterdir()):
         raise RunFolderError(f"{folder}: is not empty and holds no kvsim run; give another folder with --out")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (SUMMARY, SCENARIO, REQUESTS, WORKERS, REPORT, TIMELINE):
+    for name in (SUMMARY, SCENARIO, REQUESTS, WORKERS, REPORT, TIMELINE, FAULTS):
         (folder / name).unlink(missing_ok=True)
     for part, endings in PARTS.items():
         for file in sorted((folder / part).glob("*")):

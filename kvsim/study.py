@@ -18,6 +18,7 @@ from kvsim.metrics import Collector, RunColumns, summarise, write_requests_parqu
 from kvsim.record import RECORD_SUFFIX, RecordWriter, read_header, read_records
 from kvsim.run_folder import (
     AUDITS,
+    FAULTS,
     FIGURES,
     RECORDS,
     REQUESTS,
@@ -31,7 +32,8 @@ from kvsim.run_folder import (
 )
 from kvsim.scenario import Scenario, Variant, check_faults, check_fits, dump_resolved
 from kvsim.sim.driver import Observer, Simulation
-from kvsim.sim.faults.plan import Fault, fault_plan
+from kvsim.sim.faults.document import fault_document, struck_by_kind
+from kvsim.sim.faults.plan import fault_plan
 from kvsim.version import VERSION
 from kvsim.workload import Workload, generate
 
@@ -41,13 +43,14 @@ Advance = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class VariantResult:
-    """One variant, simulated. ``summary`` is what ``summary.json`` holds for it, ``faults`` is what went wrong."""
+    """One variant, simulated. ``summary`` is what ``summary.json`` holds for it, ``faults`` what ``faults.json``
+    does, where something could go wrong."""
 
     variant: Variant
     columns: RunColumns
     summary: dict[str, Any]
     simulator_events: int
-    faults: tuple[Fault, ...] = ()
+    faults: dict[str, Any] | None = None
 
 
 def link_rates(variant: Variant) -> list[float]:
@@ -75,12 +78,31 @@ def simulate(
     simulation = Simulation(variant.cluster, variant.hardware, workload, (collector.observe, *observers), plan)
     simulation.run()
     notes = [*workload.notes, *simulation.notes()]
-    result = result_of(variant, collector.finish(), notes, simulation.events_total)
-    return replace(result, faults=simulation.faults)
+    struck = simulation.faults
+    columns = _as_sent(collector.finish(), workload)
+    result = result_of(variant, columns, notes, simulation.events_total, struck_by_kind(struck))
+    if not plan:
+        return result
+    names = [worker.name for worker in variant.cluster.workers]
+    return replace(result, faults=fault_document(plan, struck, names))
 
 
-def result_of(variant: Variant, columns: RunColumns, notes: Sequence[str], events: int = 0) -> VariantResult:
-    """What came of a variant, from the columns of a run, simulated or real."""
+def _as_sent(columns: RunColumns, workload: Workload) -> RunColumns:
+    """With the instants at which clients sent their requests: a controller that is away hears of them later."""
+    requests = columns.requests
+    sent_ns = workload.arrival_ns[requests.request]
+    start_ns = int(sent_ns.min()) if len(sent_ns) else columns.start_ns
+    return replace(columns, requests=replace(requests, arrival_ns=sent_ns), start_ns=start_ns)
+
+
+def result_of(
+    variant: Variant,
+    columns: RunColumns,
+    notes: Sequence[str],
+    events: int = 0,
+    struck: Mapping[str, int] | None = None,
+) -> VariantResult:
+    """What came of a variant, from the columns of a run, simulated or real. ``struck`` counts simulated faults."""
     summary = summarise(
         columns,
         variant.cluster,
@@ -88,6 +110,7 @@ def result_of(variant: Variant, columns: RunColumns, notes: Sequence[str], event
         slo_ttft_ns=variant.slo.ttft_ns,
         slo_tpot_ns=variant.slo.tpot_ns,
         first_token=variant.first_token,
+        struck=struck,
     )
     summary["notes"] = list(notes)
     return VariantResult(variant, columns, summary, events)
@@ -135,7 +158,7 @@ def run_scenario(
             else:
                 remove_empty_parts(folder)
         if timeline:
-            _write_timeline(folder, records, tuple(results))
+            _write_timeline(run, records, tuple(results))
     if report:
         write_run_report(run)
     return run
@@ -165,7 +188,7 @@ def write_run_report(run: RunFolder) -> None:
     from kvsim.report.figures import draw_figures, save_figures  # noqa: PLC0415  # matplotlib and pandas are heavy
     from kvsim.report.html import write_report  # noqa: PLC0415
 
-    figures = draw_figures(run.summary, run.requests, run.workers)
+    figures = draw_figures(run.summary, run.requests, run.workers, run.faults)
     save_figures(run.path / FIGURES, figures)
     definitions = {key: (definition.unit, definition.text) for key, definition in DEFINITIONS.items()}
     write_report(run.path, run.summary, figures, run.scenario, definitions)
@@ -218,6 +241,9 @@ def write_run(
     if not complete:
         summary["interrupted"] = True
     (folder / SCENARIO).write_text(dump_resolved(scenario), encoding="utf-8")
+    faults = {name: result.faults for name, result in results.items() if result.faults is not None}
+    if faults:
+        (folder / FAULTS).write_text(json.dumps(faults, indent=1) + "\n", encoding="utf-8")
     columns = {name: result.columns for name, result in results.items()}
     write_requests_parquet(folder / REQUESTS, columns, scenario.variants[0].first_token)
     write_workers_parquet(folder / WORKERS, columns)
@@ -226,12 +252,13 @@ def write_run(
     return RunFolder(folder, summary)
 
 
-def _write_timeline(folder: Path, records: Path, names: tuple[str, ...]) -> None:
+def _write_timeline(run: RunFolder, records: Path, names: tuple[str, ...]) -> None:
     from kvsim.report.timeline import write_timeline  # noqa: PLC0415
 
     files = {name: records / f"{name}{RECORD_SUFFIX}" for name in names}
     write_timeline(
-        folder / TIMELINE,
+        run.path / TIMELINE,
         {name: read_records(file) for name, file in files.items()},
         {name: read_header(file).cluster for name, file in files.items()},
+        run.faults,
     )

@@ -15,6 +15,7 @@ from kvsim.core.messages import (
     ChooseMode,
     Command,
     DecodeAdvanced,
+    DismissWorker,
     Event,
     FinishRequest,
     PrefillDone,
@@ -25,17 +26,16 @@ from kvsim.core.messages import (
     StartTransfer,
     TransferDone,
     TransferFailed,
+    WorkerJoined,
     WorkerLost,
 )
 from kvsim.metrics.columns import FINISH_REASONS, MISSING, SERVING_MODES, RunColumns
 from kvsim.metrics.derive import derive_columns
 from kvsim.metrics.log import Log, with_column
 from kvsim.metrics.logs import Logs
+from kvsim.metrics.mishaps import Mishaps
 from kvsim.metrics.role_log import ROLE_MESSAGES, RoleLog
 from kvsim.metrics.unnoted import UNNOTED
-
-_OUTCOMES = {reason: outcome for outcome, reason in enumerate(FINISH_REASONS)}
-_MODES = {mode: index for index, mode in enumerate(SERVING_MODES)}
 
 PACK_CALLS = 1 << 13
 """How often full logs are looked for."""
@@ -50,8 +50,7 @@ class Collector:
 
     def __init__(self, cluster: ClusterSpec) -> None:
         self._cluster = cluster
-        self._end_ns = 0
-        self._calls = 0
+        self._end_ns = self._calls = 0
         self._logs: list[Log] = []
         self._arrivals = self._log(3)
         self._prefill_runs = self._log(3)
@@ -68,8 +67,8 @@ class Collector:
         self._transfer_residencies = self._log(2)
         self._choices = self._log(2)
         self._finishes = self._log(3)
-        self._role_changes = self._log(5)
-        self._role_log = RoleLog(self._role_changes)
+        self._mishaps = Mishaps(self._log(3))
+        self._role_log = RoleLog(self._log(5))
         self._prefills_noted = self._spans_noted = self._residencies_noted = self._transfers_noted = 0
         workers = len(cluster.workers)
         self._steps = [0] * workers
@@ -82,6 +81,8 @@ class Collector:
         self._handlers: dict[type, Callable[[int, Any], None] | None] = {
             **dict.fromkeys(UNNOTED),
             **dict.fromkeys(ROLE_MESSAGES, self._role_log.note),
+            DismissWorker: self._mishaps.left_after(self._role_log.note),
+            WorkerJoined: self._mishaps.joined,
             RequestArrived: self._arrived,
             PrefillDone: self._prefill_done,
             DecodeAdvanced: self._decode_advanced,
@@ -135,7 +136,8 @@ class Collector:
             ),
             choices=self._choices.take(),
             finishes=self._finishes.take(),
-            role_changes=self._role_changes.take(),
+            mishaps=self._mishaps.take(),
+            role_changes=self._role_log.take(),
             end_ns=self._end_ns,
         )
         return derive_columns(self._cluster, logs)
@@ -184,14 +186,17 @@ class Collector:
         self._transfer_ends.put((row, now_ns))
         self._transfer_residencies.put((row, self._resident[command.target].get(command.request, MISSING)))
 
-    def _transfer_failed(self, _now_ns: int, event: TransferFailed) -> None:
+    def _transfer_failed(self, now_ns: int, event: TransferFailed) -> None:
         """It never ends: what it carried is moved by another transfer."""
-        self._transfers_in_flight.pop(event.transfer, None)
+        transfer = self._transfers_in_flight.pop(event.transfer, None)
+        if transfer is not None:
+            self._mishaps.broke(now_ns, event.transfer, transfer[0], failed=True)
 
     def _worker_lost(self, now_ns: int, event: WorkerLost) -> None:
         """Its blocks are nobody's, its run and its batch are over."""
         self._role_log.note(now_ns, event)
         worker = event.worker
+        self._mishaps.lost(now_ns, worker, self._resident[worker])
         for residency in self._resident[worker].values():
             self._releases.put((residency, now_ns))
         self._resident[worker].clear()
@@ -206,6 +211,7 @@ class Collector:
         for transfer, (order, _) in list(self._transfers_in_flight.items()):
             if worker in (order.source, order.target):
                 del self._transfers_in_flight[transfer]
+                self._mishaps.broke(now_ns, order.transfer, order, failed=False)
 
     # --- commands ---
 
@@ -241,6 +247,8 @@ class Collector:
     def _start_transfer(self, now_ns: int, command: StartTransfer) -> None:
         self._transfers_in_flight[command.transfer] = command, self._transfers_noted
         self._transfers_noted += 1
+        if self._mishaps.to_move_again:
+            self._mishaps.started(now_ns, command)
         self._transfers.put(
             (
                 command.request,
@@ -255,10 +263,10 @@ class Collector:
         )
 
     def _choose_mode(self, _now_ns: int, command: ChooseMode) -> None:
-        self._choices.put((command.request, _MODES[command.mode]))
+        self._choices.put((command.request, SERVING_MODES.index(command.mode)))
 
     def _finish_request(self, now_ns: int, command: FinishRequest) -> None:
-        self._finishes.put((command.request, now_ns, _OUTCOMES[command.why]))
+        self._finishes.put((command.request, now_ns, FINISH_REASONS.index(command.why)))
         self._leave_batch(command.request)
 
     # --- bookkeeping ---

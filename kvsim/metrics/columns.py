@@ -179,7 +179,11 @@ class MemoryColumns:
 
 @dataclass(frozen=True, slots=True)
 class RunColumns:
-    """A run. ``start_ns`` is the first arrival, ``end_ns`` the last event; both are 0 where nothing happened."""
+    """A run. ``start_ns`` is the first arrival, ``end_ns`` the last event; both are 0 where nothing happened.
+
+    ``mishaps`` has rows of what (``kvsim.metrics.mishaps``), when, and whose id. ``recomputed_tokens`` counts tokens
+    that were prefilled more than once.
+    """
 
     cluster: ClusterSpec
     start_ns: int
@@ -190,6 +194,8 @@ class RunColumns:
     prefills: PrefillColumns
     transfers: TransferColumns
     memory: MemoryColumns
+    mishaps: Integers
+    recomputed_tokens: int
     roles: "RoleColumns"
 
     @property

@@ -4,16 +4,10 @@ Keys are those of the summary; keys inside a metric are joined by a dot. Statist
 directions are not spelled out: ``ttft_s.p99`` is defined by ``ttft_s``, ``gpu_busy.decode`` by ``gpu_busy``.
 """
 
-from dataclasses import dataclass
+from kvsim.metrics.definition import Definition
+from kvsim.metrics.failure_definitions import FAILURE_DEFINITIONS
 
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """The unit ("" for counts and fractions) and one exact sentence."""
-
-    unit: str
-    text: str
-
+__all__ = ["DEFINITIONS", "Definition", "definition_of"]
 
 DEFINITIONS: dict[str, Definition] = {
     "requests": Definition("", "How many requests arrived, finished with output, or were rejected without."),
@@ -116,6 +110,7 @@ DEFINITIONS: dict[str, Definition] = {
     "preemptions": Definition(
         "", "How often a request lost its KV blocks on its decode or colocated worker before its end."
     ),
+    **FAILURE_DEFINITIONS,
 }
 
 

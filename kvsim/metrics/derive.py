@@ -45,7 +45,17 @@ def derive_columns(cluster: ClusterSpec, logs: Logs) -> RunColumns:
         transfers=_transfers(logs.transfers),
         memory=memory_columns(cluster, logs, spans, steps, prompt_tokens, roles),
         roles=roles,
+        mishaps=logs.mishaps,
+        recomputed_tokens=_recomputed_tokens(logs, ids),
     )
+
+
+def _recomputed_tokens(logs: Logs, ids: Integers) -> int:
+    """Tokens of all prefill chunks but one for each place in a context."""
+    request, _, _, start_token, tokens = logs.chunks
+    reached = np.zeros(len(ids), dtype=np.int64)
+    np.maximum.at(reached, rows_of(ids, request), start_token + tokens)
+    return int(tokens.sum() - reached.sum())
 
 
 def _requests(

@@ -24,6 +24,7 @@ class Logs:
     transfers: request, source, target, start_ns, end_ns, size_bytes, operations, blocks x layers, last, residency
     choices: request, mode as an index of SERVING_MODES; none where all requests are served alike
     finishes: request, at_ns, outcome
+    mishaps: what (``kvsim.metrics.mishaps``), at_ns, worker, transfer or request
     role_changes: worker, at_ns, what, role, switch; see kvsim.metrics.roles
 
     Steps count from 0 on each worker. A span's ``at_ns`` is the command that the stint began with.
@@ -39,6 +40,7 @@ class Logs:
     transfers: Integers
     choices: Integers
     finishes: Integers
+    mishaps: Integers
     role_changes: Integers
     end_ns: int
 

@@ -9,7 +9,7 @@ from kvsim.core.messages import (
     WorkerLeaving,
     WorkerLost,
 )
-from kvsim.metrics.columns import MISSING, ROLES
+from kvsim.metrics.columns import MISSING, ROLES, Integers
 from kvsim.metrics.log import Log
 from kvsim.metrics.roles import DRAINS, GOES, STAYS, SWITCHED, SWITCHES
 
@@ -23,6 +23,10 @@ class RoleLog:
 
     def __init__(self, log: Log) -> None:
         self._log = log
+
+    def take(self) -> Integers:
+        """The log as an array, which is empty from then on."""
+        return self._log.take()
 
     def note(self, now_ns: int, message: RoleMessage) -> None:
         """A worker begins or ends to change its role, or goes."""

@@ -5,7 +5,7 @@ output.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from kvsim.core.cluster import ClusterSpec, Role
 from kvsim.metrics.columns import MISSING, NS_PER_S, Changes, FirstToken, Flags, Integers, RunColumns
 from kvsim.metrics.distribution import exact_dot, ratio_statistics_s, statistics_s
+from kvsim.metrics.failures import failures
 from kvsim.metrics.intervals import token_gaps
 from kvsim.metrics.stages import STAGES, stage_durations
 
@@ -27,11 +28,13 @@ def summarise(
     slo_ttft_ns: int | None,
     slo_tpot_ns: int | None,
     first_token: FirstToken,
+    struck: Mapping[str, int] | None = None,
 ) -> Summary:
     """Every metric of a run.
 
     ``cluster`` is the one that the columns were collected for. ``link_bytes_per_s`` has one entry a worker: what all
     its NICs together carry one way. An objective that is None is not asked for. Metrics without a sample are None.
+    ``struck``: how often which kind of fault did, in simulation.
     """
     assert len(link_bytes_per_s) == len(cluster.workers), (
         f"{len(link_bytes_per_s)} links, {len(cluster.workers)} workers"
@@ -42,6 +45,7 @@ def summarise(
     asked = slo_ttft_ns is not None or slo_tpot_ns is not None
     arrived = len(requests.request)
     roles = columns.roles.roles()
+    wrong = failures(columns, struck or {})
     return {
         "requests": {
             "arrived": arrived,
@@ -66,6 +70,7 @@ def summarise(
         "transfers": _transfers(columns),
         "preemptions": int(requests.preemptions.sum()),
         "role_switches": _role_switches(columns),
+        **({} if wrong is None else {"failures": wrong}),
     }
 
 

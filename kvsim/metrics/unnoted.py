@@ -8,10 +8,9 @@ from kvsim.core.messages import (
     RequestCancelled,
     StopTransfer,
     TransferReleased,
-    WorkerJoined,
 )
 
 UNNOTED = (
-    *(LayersReady, TransferReleased, LeasesRenewed, RequestCancelled, WorkerJoined, DeadlineReached),
+    *(LayersReady, TransferReleased, LeasesRenewed, RequestCancelled, DeadlineReached),
     *(CutDecode, StopTransfer),
 )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from kvsim.report.fault_figure import fault_figure
 from kvsim.report.stage_figure import stage_breakdown_figure
 from kvsim.report.style import (
     INK,
@@ -229,8 +230,14 @@ def _draw_links(panel: "Axes", role: str, series: Mapping[str, _RoleSeries], loo
         )
 
 
-def all_figures(summary: Mapping[str, Any], requests: "pd.DataFrame", workers: "pd.DataFrame") -> "dict[str, Figure]":
-    """Every figure of a run folder by its file name's stem, in reading order."""
+def all_figures(
+    summary: Mapping[str, Any],
+    requests: "pd.DataFrame",
+    workers: "pd.DataFrame",
+    faults: Mapping[str, Any] | None = None,
+) -> "dict[str, Figure]":
+    """Every figure of a run folder by its file name's stem, in reading order. ``faults`` is what ``faults.json`` holds;
+    without any there is no figure of them."""
     variants = list(summary["variants"])
     figures = {
         "latency": latency_cdf_figure(requests, variants),
@@ -238,6 +245,8 @@ def all_figures(summary: Mapping[str, Any], requests: "pd.DataFrame", workers: "
         "memory": memory_figure(workers, variants),
         "load": load_figure(workers, variants),
     }
+    if faults and any(one["struck"] for one in faults.values()):
+        figures["faults"] = fault_figure(faults, requests, list(dict.fromkeys(workers["worker"])))
     return {stem: settle_layout(figure) for stem, figure in figures.items()}
 
 
@@ -251,12 +260,15 @@ class DrawnFigure:
 
 
 def draw_figures(
-    summary: Mapping[str, Any], requests: "pd.DataFrame", workers: "pd.DataFrame"
+    summary: Mapping[str, Any],
+    requests: "pd.DataFrame",
+    workers: "pd.DataFrame",
+    faults: Mapping[str, Any] | None = None,
 ) -> dict[str, DrawnFigure]:
     """Every figure of a run, drawn, by the stem of its file name."""
     return {
         stem: DrawnFigure(figure.get_suptitle(), figure_bytes(figure, "svg"), figure_bytes(figure, "png"))
-        for stem, figure in all_figures(summary, requests, workers).items()
+        for stem, figure in all_figures(summary, requests, workers, faults).items()
     }
 
 

@@ -22,6 +22,8 @@ _CAPTIONS = {
     "what remains of the transfer after its overlap with prefill.",
     "memory": "The shaded gap is memory that is reserved but holds no KV yet: no other request can use it. "
     "Panels of the same role have the same scale.",
+    "faults": "A bar is as long as the fault lasted, or until a worker that was gone was back. The line is how many "
+    "requests had arrived and not ended.",
     "load": "Busy is the share of the time in which a worker computes. Links show the direction that carries the most.",
 }
 
@@ -68,10 +70,12 @@ def findings(summary: Mapping[str, Any]) -> list[str]:
     sentences = [_headline(means, ranking), *_lead_by_stage(variants, means, ranking), *_slo(variants)]
     for name, variant in variants.items():
         counts = variant["requests"]
-        unfinished = counts["arrived"] - counts["finished"] - counts["rejected"]
-        if counts["rejected"] or unfinished:
-            parts = [f"rejected {counts['rejected']:,}"] if counts["rejected"] else []
-            parts += [f"did not finish {unfinished:,}"] if unfinished else []
+        cancelled = variant.get("failures", {}).get("requests_cancelled", 0)
+        unfinished = counts["arrived"] - counts["finished"] - counts["rejected"] - cancelled
+        parts = [f"rejected {counts['rejected']:,}"] if counts["rejected"] else []
+        parts += [f"lost {cancelled:,} to clients that went away"] if cancelled else []
+        parts += [f"did not finish {unfinished:,}"] if unfinished else []
+        if parts:
             sentences.append(
                 f"Compare with care: {name} {' and '.join(parts)} of {counts['arrived']:,} requests, and latencies "
                 "cover finished requests only."

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from kvsim.report.failure_rows import failure_counts
 from kvsim.report.style import STAGES, decimals_for, number_text, ordered_roles, time_unit
 
 Better: TypeAlias = Literal["lower", "higher", "neither"]
@@ -56,6 +57,7 @@ def comparison_sections(summary: Mapping[str, Any]) -> tuple[Section, ...]:
     variants = list(summary["variants"].values())
     sections = (
         Section("Requests", _request_rows(variants)),
+        Section("What went wrong", _failure_rows(variants)),
         Section("Latency", (*_latency_rows(variants), *_change_row(list(summary["variants"]), variants))),
         Section("Transfer and queues", _queue_rows(variants)),
         Section("Use of the hardware", _hardware_rows(variants)),
@@ -165,6 +167,15 @@ def _request_rows(variants: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
         *_row("requests.finished", "finished", "", [count["finished"] for count in counts], decimals=0),
         *_row("requests.rejected", "rejected", "", [count["rejected"] for count in counts], better="lower", decimals=0),
     )
+
+
+def _failure_rows(variants: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
+    """Only where something went wrong in a variant, and of that only what happened."""
+    rows = [row for key, label, values in failure_counts(variants) for row in _row(key, label, "", values, decimals=0)]
+    for statistic in ("p50", "p99"):
+        recovery = [(variant.get("failures", {}).get("recovery_s") or {}).get(statistic) for variant in variants]
+        rows += _time_row("failures.recovery_s", f"recovery {statistic}", recovery)
+    return tuple(rows)
 
 
 def _latency_rows(variants: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:

@@ -16,13 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from kvsim.core.batching import blocks_for
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import (
     AssignBlocks,
     BlockRuns,
     Command,
     DecodeAdvanced,
+    DismissWorker,
     Event,
     FinishRequest,
     PrefillDone,
@@ -34,9 +34,15 @@ from kvsim.core.messages import (
     RunPrefill,
     StartTransfer,
     TransferDone,
+    TransferFailed,
     TransferId,
     WorkerId,
+    WorkerJoined,
+    WorkerLeaving,
+    WorkerLost,
 )
+from kvsim.report.fault_tracks import fault_events
+from kvsim.report.timeline_tracks import Lanes, Memory
 
 TraceEvent: TypeAlias = dict[str, Any]
 
@@ -46,17 +52,20 @@ FLOWS_PER_VARIANT = 1_000_000_000
 
 
 def write_timeline(
-    path: Path, records_by_variant: Mapping[str, Iterable[Record]], clusters: Mapping[str, ClusterSpec]
+    path: Path,
+    records_by_variant: Mapping[str, Iterable[Record]],
+    clusters: Mapping[str, ClusterSpec],
+    faults: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the trace of every variant into one JSON file at ``path``; returns ``path``.
 
     ``clusters`` has the cluster of each variant. Variants start at the same zero, so they can be compared by eye.
-    What has not ended when a record stops, ends there.
+    What has not ended when a record stops, ends there. ``faults`` is what ``faults.json`` of a run folder holds.
     """
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write('{"displayTimeUnit":"ms","traceEvents":[\n')
         separator = ""
-        for event in _events_of_all(records_by_variant, clusters):
+        for event in _events_of_all(records_by_variant, clusters, faults or {}):
             file.write(separator + json.dumps(event, separators=(",", ":"), ensure_ascii=False))
             separator = ",\n"
         file.write("\n]}\n")
@@ -64,58 +73,17 @@ def write_timeline(
 
 
 def _events_of_all(
-    records_by_variant: Mapping[str, Iterable[Record]], clusters: Mapping[str, ClusterSpec]
+    records_by_variant: Mapping[str, Iterable[Record]],
+    clusters: Mapping[str, ClusterSpec],
+    faults: Mapping[str, Any],
 ) -> Iterator[TraceEvent]:
     first_process = 1
     for place, (variant, records) in enumerate(records_by_variant.items()):
         yield from _Timeline(variant, clusters[variant], first_process, place * FLOWS_PER_VARIANT).events(records)
         first_process += len(clusters[variant].workers)
-
-
-class _Lanes:
-    """Tracks of one kind on one worker: a transfer gets the lowest free one, so spans of a track never overlap."""
-
-    def __init__(self, first_track: int, name: str) -> None:
-        self._first_track = first_track
-        self._name = name
-        self._occupants: list[TransferId | None] = []
-
-    def enter(self, transfer: TransferId) -> tuple[int, str | None]:
-        """Its track, and the name of the track if it is a new one."""
-        for lane, occupant in enumerate(self._occupants):
-            if occupant is None:
-                self._occupants[lane] = transfer
-                return self._first_track + lane, None
-        self._occupants.append(transfer)
-        lane = len(self._occupants) - 1
-        return self._first_track + lane, f"{self._name} {lane + 1}"
-
-    def leave(self, transfer: TransferId) -> int:
-        """Free its track and return it."""
-        lane = self._occupants.index(transfer)
-        self._occupants[lane] = None
-        return self._first_track + lane
-
-
-class _Memory:
-    """Blocks reserved on one worker, per request. Decoding requests grow by a block when they write its first slot."""
-
-    def __init__(self, block_tokens: int) -> None:
-        self._block_tokens = block_tokens
-        self._blocks: dict[RequestId, int] = {}
-        self.reserved_blocks = 0
-
-    def assign(self, request: RequestId, blocks: int) -> None:
-        self._blocks[request] = self._blocks.get(request, 0) + blocks
-        self.reserved_blocks += blocks
-
-    def grow_to(self, request: RequestId, context_tokens: int) -> None:
-        missing = blocks_for(context_tokens, self._block_tokens) - self._blocks.get(request, 0)
-        if missing > 0:
-            self.assign(request, missing)
-
-    def release(self, request: RequestId) -> None:
-        self.reserved_blocks -= self._blocks.pop(request, 0)
+        if variant in faults:
+            yield from fault_events(variant, faults[variant]["struck"], first_process)
+            first_process += 1
 
 
 class _Timeline:
@@ -130,9 +98,9 @@ class _Timeline:
         self._steps: dict[RunId, int] = {}
         self._transfers: dict[TransferId, StartTransfer] = {}
         workers = cluster.workers
-        self._sends = [_Lanes(SEND_TRACKS, "sends") for _ in workers]
-        self._receives = [_Lanes(RECEIVE_TRACKS, "receives") for _ in workers]
-        self._memory = [_Memory(cluster.kv.block_tokens) for _ in workers]
+        self._sends = [Lanes(SEND_TRACKS, "sends") for _ in workers]
+        self._receives = [Lanes(RECEIVE_TRACKS, "receives") for _ in workers]
+        self._memory = [Memory(cluster.kv.block_tokens) for _ in workers]
         self._memory_shown = [0] * len(workers)
         self._context_tokens: dict[RequestId, int] = {}
         self._flow_ended: dict[RequestId, bool] = {}
@@ -160,6 +128,24 @@ class _Timeline:
             yield from self._decode_advanced(now_ns, event)
         elif isinstance(event, TransferDone) and event.transfer in self._transfers:
             yield from self._end_transfer(now_ns, self._transfers.pop(event.transfer))
+        elif isinstance(event, TransferFailed) and event.transfer in self._transfers:
+            yield from self._end_transfer(now_ns, self._transfers.pop(event.transfer), failed=True)
+        elif isinstance(event, WorkerLost):
+            yield from self._lose(now_ns, event.worker)
+        elif isinstance(event, WorkerJoined | WorkerLeaving):
+            yield self._moment(now_ns, event.worker, "joined" if isinstance(event, WorkerJoined) else "to leave")
+
+    def _lose(self, now_ns: int, worker: WorkerId) -> Iterator[TraceEvent]:
+        """All that was on the worker ends."""
+        yield self._moment(now_ns, worker, "lost")
+        for run in [run for run, command in self._runs.items() if command.worker == worker]:
+            yield self._end(now_ns, worker, COMPUTE_TRACK, {"lost": True})
+            del self._runs[run]
+            self._steps.pop(run, None)
+        for transfer, command in list(self._transfers.items()):
+            if worker in (command.source, command.target):
+                yield from self._end_transfer(now_ns, self._transfers.pop(transfer), failed=True)
+        self._memory[worker].clear()
 
     def _on_command(self, now_ns: int, command: Command) -> Iterator[TraceEvent]:
         if isinstance(command, AssignBlocks):
@@ -172,6 +158,8 @@ class _Timeline:
             yield from self._start_decode(now_ns, command)
         elif isinstance(command, StartTransfer):
             yield from self._start_transfer(now_ns, command)
+        elif isinstance(command, DismissWorker):
+            yield self._moment(now_ns, command.worker, "dismissed")
         elif isinstance(command, FinishRequest):
             self._context_tokens.pop(command.request, None)
             self._flow_ended.pop(command.request, None)
@@ -248,9 +236,10 @@ class _Timeline:
             if command.request in self._flow_ended and not self._flow_ended[command.request]:
                 yield self._flow(now_ns, worker.id, track, command.request, "t")
 
-    def _end_transfer(self, now_ns: int, command: StartTransfer) -> Iterator[TraceEvent]:
-        yield self._end(now_ns, command.source, self._sends[command.source].leave(command.transfer), {})
-        yield self._end(now_ns, command.target, self._receives[command.target].leave(command.transfer), {})
+    def _end_transfer(self, now_ns: int, command: StartTransfer, *, failed: bool = False) -> Iterator[TraceEvent]:
+        how = {"failed": True} if failed else {}
+        yield self._end(now_ns, command.source, self._sends[command.source].leave(command.transfer), how)
+        yield self._end(now_ns, command.target, self._receives[command.target].leave(command.transfer), how)
 
     def _end_flows(self, now_ns: int, worker: WorkerId, requests: Iterable[RequestId]) -> Iterator[TraceEvent]:
         """Arrows end where a request decodes for the first time."""
@@ -282,6 +271,10 @@ class _Timeline:
 
     def _end(self, now_ns: int, worker: WorkerId, track: int, arguments: Mapping[str, object]) -> TraceEvent:
         return self._event(now_ns, worker, track, "E", args=arguments)
+
+    def _moment(self, now_ns: int, worker: WorkerId, name: str) -> TraceEvent:
+        """Something that happens to the worker as a whole."""
+        return self._event(now_ns, worker, COMPUTE_TRACK, "i", name=name, cat="worker", s="p")
 
     def _flow(self, now_ns: int, worker: WorkerId, track: int, request: RequestId, phase: str) -> TraceEvent:
         """A point of a request's arrow; it binds to the span that is open on this track at this instant."""
