@@ -85,15 +85,45 @@ def compare(
     runs: Annotated[
         list[Path], typer.Argument(help="Run folders; the others are compared with the first.", metavar="RUN...")
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/compare"),
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            help="Hold the one run against this recorded run of a real engine (JSON lines or CSV) instead.",
+            show_default=False,
+        ),
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="--measured: the variant.", show_default="the only one")] = None,
+    leave_out: Annotated[int, typer.Option(help="--measured: leave out so many first requests.", min=0)] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write.", show_default="runs/compare or runs/measured")
+    ] = None,
 ) -> None:
-    """Put finished runs side by side, with the differences and how sure they are."""
+    """Put finished runs side by side, with the differences and how sure they are; or one beside a recorded run."""
+    if measured is not None:
+        _compare_recorded(runs, measured, variant, leave_out, out)
+        return
     from kvsim.compare import compare_runs, find_candidates, joint_summary, write_comparison  # noqa: PLC0415
     from kvsim.report.compare_table import difference_table  # noqa: PLC0415
     from kvsim.report.terminal import comparison_table, print_table  # noqa: PLC0415
 
     comparison = compare_runs(runs)
-    folder = write_comparison(comparison, out)
+    folder = write_comparison(comparison, out if out is not None else Path("runs/compare"))
     print_table(comparison_table(joint_summary(find_candidates(runs))))
     print_table(difference_table(comparison))
+    typer.echo(f"wrote {folder}")
+
+
+def _compare_recorded(runs: list[Path], measured: Path, variant: str | None, leave_out: int, out: Path | None) -> None:
+    from kvsim.errors import RunFolderError  # noqa: PLC0415
+    from kvsim.report.recorded_table import recorded_table  # noqa: PLC0415
+    from kvsim.report.terminal import print_table  # noqa: PLC0415
+    from kvsim.validation.recorded import compare_with_recorded, write_recorded_comparison  # noqa: PLC0415
+
+    if len(runs) != 1:
+        raise RunFolderError(f"--measured: found {len(runs)} runs, expected one to hold against the recorded run")
+    comparison = compare_with_recorded(runs[0], measured, variant, leave_out)
+    folder = write_recorded_comparison(comparison, out if out is not None else Path("runs/measured"))
+    print_table(recorded_table(comparison.errors))
+    for note in comparison.notes:
+        typer.echo(f"note: {note}", err=True)
     typer.echo(f"wrote {folder}")

@@ -23,6 +23,11 @@ IMPORTERS = (
         "kvsim.profile.kernel_import",
     ),
     Importer(
+        "vllm-layers",
+        "folder with the per-layer kernel times (meta.yaml, tp1/*.csv) of casys-kaist/LLMServingSim 2.0",
+        "kvsim.profile.layer_import",
+    ),
+    Importer(
         "nccl",
         "table or folder with NCCL times (send_recv.csv, all_reduce.csv) of microsoft/vidur",
         "kvsim.profile.nccl_import",

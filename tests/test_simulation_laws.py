@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import ALL_MODES, NIC, cluster, hardware, run, slower, with_steps_max, workload
 
-from kvsim.core.cluster import ClusterSpec, PolicySpec, TransferMode
+from kvsim.core.cluster import Allocation, ClusterSpec, PolicySpec, TransferMode
 from kvsim.core.messages import (
     AssignBlocks,
     Command,
@@ -47,13 +47,17 @@ def examples(draw: st.DrawFn, modes: Iterable[TransferMode] = ALL_MODES) -> Exam
     block_tokens = draw(st.sampled_from([1, 4, 16]))
     tokens_per_pool = draw(st.integers(60, 400))
     link_bytes_per_s = draw(st.sampled_from([10**7, 10**9]))
+    allocation: Allocation = draw(st.sampled_from(["first_fit", "scattered", "oldest_first"]))
     policy = PolicySpec(
         mode,
         layers_per_group=draw(st.integers(1, 5)),
-        allocation=draw(st.sampled_from(["first_fit", "scattered"])),
+        allocation=allocation,
         prefill_placement=draw(st.sampled_from(["least_loaded", "round_robin"])),
         decode_placement=draw(st.sampled_from(["least_loaded", "round_robin", "link_aware"])),
         prefill_wait_max_ns=draw(st.sampled_from([None, None, 3_000_000])),
+        admission=draw(st.sampled_from(["chunk", "prompt"])),
+        async_scheduling=draw(st.booleans()),
+        prefix_caching=allocation == "oldest_first" and draw(st.booleans()),
     )
     spec = cluster(
         mode,

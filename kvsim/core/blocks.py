@@ -1,8 +1,9 @@
 """The block pool of one worker: which block of KV cache belongs to which request.
 
 Blocks have real ids even in simulation, so a plan can be carried out verbatim by a GPU and the descriptors of a
-transfer coalesce as they would there. Two allocation policies: ``first_fit`` hands out the lowest run that is long
-enough, ``scattered`` hands out blocks far from each other, as a pool does after long uptime.
+transfer coalesce as they would there. Three allocation policies: ``first_fit`` hands out the lowest run that is long
+enough, ``scattered`` hands out blocks far from each other, as a pool does after long uptime, and ``oldest_first`` those
+that have been free for longest, so that what a preempted request left can be found again for as long as possible.
 
 Growth is exact: ``peek(n)`` names the blocks that the next n blocks of growth will be. A worker that was promised
 them in ``RunDecode.spare_blocks`` and the scheduler that books them later therefore agree without a word.
@@ -17,6 +18,7 @@ from typing import Protocol
 
 from kvsim.core.cluster import Allocation
 from kvsim.core.messages import BlockRuns, RequestId
+from kvsim.core.oldest_first import OldestFirst
 
 
 class FreeList(Protocol):
@@ -141,7 +143,11 @@ class Scattered:
         return iter(self._stack)
 
 
-FREE_LISTS: dict[Allocation, type[FirstFit] | type[Scattered]] = {"first_fit": FirstFit, "scattered": Scattered}
+def free_list(allocation: Allocation, blocks_total: int) -> FreeList:
+    """A free list with all blocks in it."""
+    if allocation == "first_fit":
+        return FirstFit(blocks_total)
+    return Scattered(blocks_total) if allocation == "scattered" else OldestFirst(blocks_total)
 
 
 class BlockPool:
@@ -151,7 +157,7 @@ class BlockPool:
         assert blocks_total > 0, f"a pool of {blocks_total} blocks"
         self.blocks_total = blocks_total
         self.blocks_free = blocks_total
-        self._free: FreeList = FREE_LISTS[allocation](blocks_total)
+        self._free = free_list(allocation, blocks_total)
         self._tables: dict[RequestId, list[tuple[int, int]]] = {}
         self._generations: dict[RequestId, int] = {}
 
@@ -193,6 +199,28 @@ class BlockPool:
             released += blocks
         self.blocks_free += released
         return released
+
+    def release_kept(self, request: RequestId, full_blocks: int) -> None:
+        """Free all blocks of a request that may come back: the first ``full_blocks`` hold tokens that it will need
+        again. Only with oldest_first."""
+        assert isinstance(self._free, OldestFirst), "blocks are kept by oldest_first only"
+        blocks = [block for first, count in self._tables[request] for block in range(first, first + count)]
+        self.release(request)
+        self._free.keep(request, blocks[:full_blocks])
+
+    def blocks_kept(self, request: RequestId) -> int:
+        """How many of its first blocks a request that came back would find as it left them."""
+        return self._free.kept(request) if isinstance(self._free, OldestFirst) else 0
+
+    def take_back(self, request: RequestId, blocks: int, generation: int) -> BlockRuns:
+        """Give a request that came back its first ``blocks`` kept blocks; the others are forgotten."""
+        assert isinstance(self._free, OldestFirst), "blocks are kept by oldest_first only"
+        assert request not in self._tables, f"request {request} takes back blocks beside those that it has"
+        taken = self._free.take_back(request, blocks)
+        self.blocks_free -= blocks
+        self._generations[request] = generation
+        self._tables[request] = list(taken)
+        return taken
 
     def table(self, request: RequestId) -> BlockRuns:
         """The request's blocks in order of their tokens."""

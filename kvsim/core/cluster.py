@@ -12,7 +12,8 @@ from kvsim.core.messages import Labels, WorkerId
 
 Role: TypeAlias = Literal["prefill", "decode", "colocated"]
 TransferMode: TypeAlias = Literal["push", "pull", "streamed", "message", "adaptive", "colocated"]
-Allocation: TypeAlias = Literal["first_fit", "scattered"]
+Allocation: TypeAlias = Literal["first_fit", "scattered", "oldest_first"]
+Admission: TypeAlias = Literal["chunk", "prompt"]
 Placement: TypeAlias = Literal["least_loaded", "round_robin"]
 DecodePlacement: TypeAlias = Literal["least_loaded", "round_robin", "link_aware"]
 Dimension: TypeAlias = Literal["layer", "kv", "block", "token", "head", "dim"]
@@ -129,6 +130,11 @@ class PolicySpec(msgspec.Struct, frozen=True):
     ``transfer_recomputes_max`` times; then a decode worker computes it (``adaptive``) or the request ends as failed.
 
     Without ``roles`` every worker keeps its role.
+
+    Of colocated workers: a waiting request is admitted as soon as the blocks of its first chunk are free, or only when
+    those of its whole ``admission`` prompt are. With ``async_scheduling`` a step is planned while the one before it
+    runs (``kvsim.core.hindsight``). With ``prefix_caching`` (needs allocation oldest_first) a preempted request finds
+    again what nobody has overwritten of its blocks.
     """
 
     transfer_mode: TransferMode
@@ -145,6 +151,9 @@ class PolicySpec(msgspec.Struct, frozen=True):
     queue_requests_max: int | None = None
     roles: RoleSpec | None = None
     placement_rules: tuple[PlacementRule, ...] = ()
+    admission: Admission = "chunk"
+    async_scheduling: bool = False
+    prefix_caching: bool = False
 
     @property
     def kv_lease_renewal_ns(self) -> int | None:

@@ -1,8 +1,10 @@
 """One colocated worker: continuous batching with chunked prefill, as in vLLM v1. The baseline without any transfer.
 
 A step takes one token of every decoding request, then chunks of prompts already begun, then of waiting ones, up to the
-token budget. Blocks are taken chunk by chunk. Where they do not suffice, the request admitted last is preempted and
-computed anew. Steps without prompts are fused into runs.
+token budget. Blocks are taken chunk by chunk. Where they do not suffice, the request admitted last is preempted, goes
+before all that wait, and is computed anew, but for the blocks that it finds again (``PolicySpec.prefix_caching``);
+nobody is admitted in that step. Steps without prompts are fused into runs. With ``PolicySpec.async_scheduling`` a step
+is decided on without what happened since the one before it began (``kvsim.core.hindsight``).
 
 It must not know other workers.
 """
@@ -13,6 +15,7 @@ from kvsim.core.batching import admits, blocks_for, chunk_tokens
 from kvsim.core.blocks import BlockPool
 from kvsim.core.cluster import PolicySpec, WorkerSpec
 from kvsim.core.decode_runs import DecodeRuns
+from kvsim.core.hindsight import Hindsight
 from kvsim.core.messages import AssignBlocks, Chunk, DecodeAdvanced, PrefillDone, ReleaseBlocks, RunId, RunPrefill
 from kvsim.core.outbox import Outbox
 from kvsim.core.request import Phase, RequestState
@@ -33,18 +36,22 @@ class ColocatedEngine:
         self._chunks: tuple[tuple[RequestState, int], ...] = ()
         self._mixed_step: RunId | None = None
         self._to_end: list[RequestState] = []
+        self._hindsight = Hindsight(policy.async_scheduling)
+        self._whole_prompts = policy.admission == "prompt"
+        self._keeps = policy.prefix_caching
 
     def enqueue(self, state: RequestState, *, first: bool) -> None:
         """Let a request wait; ``first``: before all others, since it was being served elsewhere."""
         self.tokens_outstanding += state.request.prompt_tokens
         if first:
             self._waiting.appendleft(state)
-        else:
+        elif not self._hindsight.arrive(state):
             self._waiting.append(state)
 
     def withdraw(self, state: RequestState) -> None:
         """A waiting request is not to be served here."""
-        self._waiting.remove(state)
+        queue = self._hindsight.arrived if state in self._hindsight.arrived else self._waiting
+        queue.remove(state)
         self.tokens_outstanding -= state.request.prompt_tokens
 
     def cancel(self, state: RequestState) -> None:
@@ -54,12 +61,13 @@ class ColocatedEngine:
     @property
     def requests_waiting(self) -> int:
         """How many wait for their prefill here."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._hindsight.arrived)
 
     def take_waiting(self) -> list[RequestState]:
         """Remove and return those that wait: they are to be served elsewhere."""
-        waiting = list(self._waiting)
+        waiting = [*self._waiting, *self._hindsight.arrived]
         self._waiting.clear()
+        self._hindsight.arrived.clear()
         self.tokens_outstanding -= sum([state.request.prompt_tokens for state in waiting])
         return waiting
 
@@ -90,7 +98,8 @@ class ColocatedEngine:
     def release(self, state: RequestState, out: Outbox) -> None:
         """Free the blocks of a request that has finished."""
         self.tokens_outstanding -= state.request.prompt_tokens
-        self._free_blocks(state, out)
+        self._hindsight.freed(self.pool.release(state.request.id))
+        out.put(ReleaseBlocks(self.spec.id, state.request.id))
 
     def plan(self, out: Outbox) -> list[RequestState]:
         """At a boundary form the next step; during a run of decode steps cut it if a waiting request could join.
@@ -102,12 +111,8 @@ class ColocatedEngine:
                 self._runs.cut(out)
             return []
         cancelled = self._end_cancelled(out) if self._to_end else []
-        preempted = self._make_room(out)
-        chunks = self._form_chunks(out, admit=not preempted)
-        if chunks:
-            self._start_mixed_step(chunks, out)
-        elif self.batch:
-            self._runs.start(out, single_step=preempted)
+        if not self._start_step(out) and self._hindsight.settle(self._waiting):
+            self._start_step(out)  # nothing is in progress that the decision could be ahead of
         return cancelled
 
     def check(self) -> None:
@@ -115,6 +120,19 @@ class ColocatedEngine:
         self.pool.check()
         for state in (*self.batch, *self._prefilling):
             assert self.pool.holds(state.request.id), f"request {state.request.id} runs without blocks"
+
+    def _start_step(self, out: Outbox) -> bool:
+        """Form the next step and start it, or a run of them. False if there is nothing to do."""
+        preempted = self._make_room(out)
+        chunks = self._form_chunks(out, admit=not preempted)
+        if chunks:
+            self._start_mixed_step(chunks, out)
+        elif self.batch:
+            self._runs.start(out, single_step=preempted or self._hindsight.pending)
+        else:
+            return False
+        self._hindsight.settle(self._waiting)
+        return True
 
     def _end_cancelled(self, out: Outbox) -> list[RequestState]:
         """Let those leave that are still here: the last step may have ended some of them."""
@@ -144,10 +162,10 @@ class ColocatedEngine:
         return completed
 
     def _running(self) -> int:
-        return len(self.batch) + len(self._prefilling)
+        return len(self.batch) + len(self._prefilling) + self._hindsight.requests
 
     def _free_for_chunks(self) -> int:
-        return self.pool.blocks_free - self.batch.growth_next()
+        return self.pool.blocks_free - self._hindsight.blocks - self.batch.growth_next()
 
     def _make_room(self, out: Outbox) -> bool:
         """Preempt those admitted last until the decoding ones can do a step."""
@@ -159,16 +177,17 @@ class ColocatedEngine:
 
     def _preempt_last(self, out: Outbox) -> RequestState:
         state = self._prefilling.pop() if self._prefilling else self.batch.leave(self.batch.last().request.id)
+        if self._keeps:
+            computed = state.context_tokens if state.phase is Phase.DECODING else state.computed_tokens
+            self.pool.release_kept(state.request.id, computed // self._block_tokens)
+        else:
+            self.pool.release(state.request.id)
+        out.put(ReleaseBlocks(self.spec.id, state.request.id))
         state.context_tokens = state.tokens_known()
         state.computed_tokens = 0
-        self._free_blocks(state, out)
         state.enter(Phase.WAITING_PREFILL)
         self._waiting.appendleft(state)
         return state
-
-    def _free_blocks(self, state: RequestState, out: Outbox) -> None:
-        self.pool.release(state.request.id)
-        out.put(ReleaseBlocks(self.spec.id, state.request.id))
 
     def _form_chunks(self, out: Outbox, *, admit: bool) -> list[tuple[RequestState, int]]:
         """The prompts of the next step and how many tokens of each, blocks taken."""
@@ -187,22 +206,39 @@ class ColocatedEngine:
                 break
             self._take(state, tokens, needed, chunks, out)
             budget -= tokens
-        while (
-            admit
-            and budget > 0
-            and (head := self._head()) is not None
-            and self._running() < self.spec.batch_requests_max
-        ):
-            tokens = chunk_tokens(head.context_tokens, 0, budget)
-            needed = blocks_for(tokens, self._block_tokens)
+        while admit and budget > 0 and self._waiting and self._running() < self.spec.batch_requests_max:
+            head = self._waiting[0]
+            kept = self._blocks_kept(head)
+            tokens, needed = self._first_chunk(head, kept, budget)
             if not self._admits(needed, self._free_for_chunks()):
                 break
             self._waiting.popleft()
             head.enter(Phase.PREFILLING)
             self._prefilling.append(head)
-            self._take(head, tokens, needed, chunks, out)
+            if kept:
+                self._take_back(head, kept, out)
+            self._take(head, tokens, self._blocks_missing(head, tokens), chunks, out)
             budget -= tokens
         return chunks
+
+    def _blocks_kept(self, head: RequestState) -> int:
+        """Blocks that a waiting request finds again: not the one of its last token, for which logits are wanted."""
+        kept = self.pool.blocks_kept(head.request.id) if self._keeps else 0
+        return min(kept, (head.context_tokens - 1) // self._block_tokens)
+
+    def _first_chunk(self, head: RequestState, kept: int, budget: int) -> tuple[int, int]:
+        """Tokens of the first chunk of a waiting request, and the free blocks that admit it, those that it finds again
+        among them."""
+        start = kept * self._block_tokens
+        tokens = chunk_tokens(head.context_tokens, start, budget)
+        held = head.context_tokens if self._whole_prompts else start + tokens
+        return tokens, blocks_for(held, self._block_tokens)
+
+    def _take_back(self, head: RequestState, kept: int, out: Outbox) -> None:
+        generation = out.next_generation()
+        blocks = self.pool.take_back(head.request.id, kept, generation)
+        out.put(AssignBlocks(self.spec.id, head.request.id, blocks, generation))
+        head.computed_tokens = kept * self._block_tokens
 
     def _take(
         self, state: RequestState, tokens: int, blocks: int, chunks: list[tuple[RequestState, int]], out: Outbox
@@ -221,7 +257,8 @@ class ColocatedEngine:
         return admits(blocks_needed, blocks_free, self.spec.watermark_blocks, self.pool.blocks_total)
 
     def _head(self) -> RequestState | None:
-        return self._waiting[0] if self._waiting else None
+        queue = self._waiting or self._hindsight.arrived
+        return queue[0] if queue else None
 
     def _cut_would_serve(self) -> bool:
         """Whether the next boundary could admit the first waiting request: an upper bound, as growth is left out."""
@@ -229,7 +266,7 @@ class ColocatedEngine:
         head = self._head()
         if head is None or budget <= 0 or self._running() >= self.spec.batch_requests_max:
             return False
-        needed = blocks_for(chunk_tokens(head.context_tokens, 0, budget), self._block_tokens)
+        _, needed = self._first_chunk(head, self._blocks_kept(head), budget)
         return self._admits(needed, self.pool.blocks_free)
 
     def _start_mixed_step(self, chunks: list[tuple[RequestState, int]], out: Outbox) -> None:

@@ -18,6 +18,7 @@ TARGETS: dict[str, str] = {
     "a100": "kvsim.fidelity.a100_serving",
     "h100": "kvsim.fidelity.h100_kernels",
     "nccl": "kvsim.fidelity.nccl",
+    "vllm-runs": "kvsim.fidelity.vllm_runs",
 }
 """Module of each target, in the order of the table."""
 

@@ -44,9 +44,11 @@ POLICY_KEYS: Final = {
 }
 WORD_KEYS: Final = {
     "allocation": ("allocation", "first_fit"),
+    "admission": ("admission", "chunk"),
     "placement": ("prefill_placement", "least_loaded"),
     "decode_placement": ("decode_placement", "least_loaded"),
 }
+FLAG_KEYS: Final = {"async": "async_scheduling", "caching": "prefix_caching"}
 ROLE_KEYS: Final = {
     "every": ("interval_ns", 10),
     "dwell": ("dwell_ns", 0),
@@ -85,6 +87,7 @@ def read_cluster(line: str) -> ClusterSpec:
         transfer_mode=mode,  # type: ignore[arg-type]
         **_numbers(values, POLICY_KEYS),  # type: ignore[arg-type]
         **chosen,  # type: ignore[arg-type]
+        **{field: values.pop(key, "0") == "1" for key, field in FLAG_KEYS.items()},  # type: ignore[arg-type]
         roles=_read_roles(values),
         placement_rules=_read_rules(values.pop("rules", "")),
     )
@@ -111,6 +114,7 @@ def write_cluster(spec: ClusterSpec) -> str:
         for key, (field, default) in keys.items() if holder is not None else ():
             if getattr(holder, field) != default:
                 words.append(f"{key}={getattr(holder, field)}")
+    words += [f"{key}=1" for key, field in FLAG_KEYS.items() if getattr(spec.policy, field)]
     for label in LABELS:
         if label in dict(spec.workers[0].labels):
             words.append(f"{label}={','.join(dict(worker.labels)[label] for worker in spec.workers)}")

@@ -57,6 +57,7 @@ class Ground:
         self._rules = {kind: [rule.label for rule in rules if rule.kind == kind] for kind in ("kv", "request")}
         self._held: list[dict[RequestId, Holding]] = [{} for _ in spec.workers]
         self._generations: list[dict[int, int]] = [{} for _ in spec.workers]  # by block
+        self._left_full: list[dict[int, tuple[RequestId, int]]] = [{} for _ in spec.workers]  # by block: whose, which
 
     def assert_empty(self) -> None:
         """Nothing is left over when every request has ended."""
@@ -81,6 +82,8 @@ class Ground:
         del self.runs[command.run]
         for chunk in command.chunks:
             holding = held[chunk.request]
+            if self.spec.policy.prefix_caching and not holding.kv_tokens:
+                holding.kv_tokens = min(chunk.start_token, self._found_again(command.worker, chunk.request))
             assert holding.kv_tokens == chunk.start_token, f"{chunk} behind {holding.kv_tokens} tokens of KV"
             holding.kv_tokens += chunk.tokens
             holding.layers = self.spec.kv.layers
@@ -91,6 +94,15 @@ class Ground:
             context_tokens = self._wants[request].prompt_tokens + self.tokens[request]
             assert held[request].kv_tokens == context_tokens, f"request {request}: {held[request].kv_tokens} tokens"
         return PrefillDone(command.worker, command.run, self._speak((*command.completes, *command.decoding)))
+
+    def _found_again(self, worker: WorkerId, request: RequestId) -> int:
+        """Tokens at the beginning of a request's blocks that are still as it left them there."""
+        tokens = 0
+        for place, block in enumerate(self._held[worker][request].blocks):
+            if self._left_full[worker].get(block) != (request, place):
+                break
+            tokens += self.spec.kv.block_tokens
+        return tokens
 
     def decode(self, run: Run) -> Event:
         """One step of a run, as a real worker reports it."""
@@ -141,7 +153,7 @@ class Ground:
 
     def lose(self, worker: WorkerId) -> tuple[list[Run], list[Moving]]:
         """Everything of the worker is gone. Returns the runs and transfers that end with it."""
-        self._held[worker], self._generations[worker] = {}, {}
+        self._held[worker], self._generations[worker], self._left_full[worker] = {}, {}, {}
         runs = [run for run in self.runs.values() if run.command.worker == worker]
         moving = [each for each in self.moving.values() if worker in (each.command.source, each.command.target)]
         for run in runs:
@@ -231,7 +243,11 @@ class Ground:
         assert not taken & set(blocks), f"a block is given twice: {command}"
         assert command.generation > 0, f"blocks of no generation: {command}"
         assert command.generation not in self._generations[command.worker].values() or command.request in held
-        held.setdefault(command.request, Holding()).blocks += blocks
+        holding = held.setdefault(command.request, Holding())
+        for place, block in enumerate(blocks, start=len(holding.blocks)):
+            if self._left_full[command.worker].get(block) != (command.request, place):
+                self._left_full[command.worker].pop(block, None)
+        holding.blocks += blocks
         self._generations[command.worker].update(dict.fromkeys(blocks, command.generation))
 
     def _release(self, command: ReleaseBlocks) -> None:
@@ -246,8 +262,11 @@ class Ground:
             assert order.request != request or not (read or written), f"blocks are freed under {order.transfer}"
         computing = [run for run in self.runs.values() if run.command.worker == worker and request in named(run)]
         assert not computing, f"request {request} loses its blocks in run {computing}"
-        for block in self._held[worker].pop(request).blocks:
+        holding = self._held[worker].pop(request)
+        full = holding.kv_tokens // self.spec.kv.block_tokens
+        for place, block in enumerate(holding.blocks):
             self._generations[worker].pop(block, None)
+            self._left_full[worker][block] = (request, place) if place < full else (request, -1)
 
     def _start(self, command: StartTransfer) -> None:
         source, target = self.spec.workers[command.source], self.spec.workers[command.target]

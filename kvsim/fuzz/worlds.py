@@ -87,6 +87,18 @@ def random_roles(choices: Choices) -> RoleSpec:
     )
 
 
+def _as_engines_do(policy: PolicySpec, choices: Choices) -> PolicySpec:
+    """The same policy with choices that only colocated workers have."""
+    caching = choices.happens(400)
+    return msgspec.structs.replace(
+        policy,
+        allocation="oldest_first" if caching else policy.allocation,
+        prefix_caching=caching,
+        async_scheduling=choices.happens(500),
+        admission=choices.pick(("chunk", "prompt")),
+    )
+
+
 def random_cluster(mode: TransferMode, choices: Choices, roles: bool | None = None) -> ClusterSpec:
     """One to three workers of each role, which differ in memory, tensor parallelism and paths; some come late."""
     kv = KvSpec(
@@ -108,6 +120,8 @@ def random_cluster(mode: TransferMode, choices: Choices, roles: bool | None = No
         queue_requests_max=choices.pick((None, None, 8, 2)),
         roles=random_roles(choices) if changing and mode != "colocated" else None,
     )
+    if mode == "colocated":
+        policy = _as_engines_do(policy, choices)
     prefill, decode = choices.between(1, 3), choices.between(1, 3)
     pools: list[Role] = ["prefill", "decode"] if mode != "colocated" else ["colocated", "colocated"]
     pools = [pools[0]] * prefill + [pools[1]] * decode

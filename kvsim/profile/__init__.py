@@ -8,6 +8,8 @@ of the profile                    in the simulator
 ================================= ======================================================================================
 ``steps``                         durations of steps of the pool's workers (``kvsim.sim.measured``), in place of the
                                   roofline of ``gpu``
+``layers``                        durations of steps from times of kernels (``kvsim.sim.layer_steps``), in place of
+                                  ``steps``
 ``host.between_steps``            added to every step: what the engine does between two of them
 ``host.order``                    passes before a command of the scheduler reaches a worker, also one that starts a
                                   transfer (``kvsim.sim.workers``, ``kvsim.sim.transfers``)

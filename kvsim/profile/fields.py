@@ -12,6 +12,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from kvsim.core.messages import FEMTOSECONDS_PER_NS
 from kvsim.presets.fields import AllReduce, Count, Duration, Fields, ModelFields, NicFields, Rate, Text
+from kvsim.profile.layer_fields import LayerTimes, layer_tables
+from kvsim.sim.hardware import LayerTables
 from kvsim.sim.measured import MeasuredCosts
 
 Nanoseconds = Annotated[float, Field(strict=True, gt=0, le=1e13)]
@@ -123,6 +125,7 @@ class WorkerProfile(Fields):
     model: ModelFields | None = Field(default=None, description="The model whose steps were measured.")
     tensor_parallel: Count = Field(default=1, description="GPUs of the worker whose steps were measured.")
     steps: Steps | None = Field(default=None, description="Durations of steps.")
+    layers: LayerTimes | None = Field(default=None, description="Instead of steps: times of the kernels of a layer.")
     host: Host = Field(default=Host(), description="What comes on top of steps.")
     message: MessageProfile = Field(default=MessageProfile(), description="Costs of transfer.mode message.")
     slowdown: Slowdown | None = Field(
@@ -136,6 +139,9 @@ class WorkerProfile(Fields):
     def _check(self) -> Self:
         if self.steps is not None and self.model is None:
             raise ValueError("found steps without model, expected the model that they were measured with")
+        if self.layers is not None and (self.model is None or self.steps is not None):
+            what = "without model" if self.model is None else "beside steps"
+            raise ValueError(f"found layers {what}, expected model with either steps or layers")
         return self
 
     def costs(self) -> MeasuredCosts | None:
@@ -143,6 +149,10 @@ class WorkerProfile(Fields):
         if self.steps is None:
             return None
         return costs_of(self.name, self.steps, self.host.between_steps)
+
+    def layer_tables(self) -> LayerTables | None:
+        """The times of kernels as plain values; None where they were not measured."""
+        return layer_tables(self.name, self.layers, self.host.between_steps) if self.layers is not None else None
 
 
 def costs_of(name: str, steps: Steps, between_steps_ns: int = 0) -> MeasuredCosts:
@@ -227,7 +237,7 @@ class ProfileFile(WorkerProfile):
 
     @model_validator(mode="after")
     def _check_content(self) -> Self:
-        sections = (self.steps, self.transports, self.slowdown, self.tables, self.all_reduce)
+        sections = (self.steps, self.layers, self.transports, self.slowdown, self.tables, self.all_reduce)
         if not any(sections) and self.host == Host():
-            raise ValueError("found nothing measured, expected steps, host, transports, slowdown or tables")
+            raise ValueError("found nothing measured, expected steps, layers, host, transports, slowdown or tables")
         return self

@@ -21,6 +21,7 @@ _ORDER = (
     "model",
     "tensor_parallel",
     "steps",
+    "layers",
     "host",
     "message",
     "transports",

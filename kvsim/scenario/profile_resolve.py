@@ -21,7 +21,8 @@ def check_profiles(document: Document, report: Report) -> None:
     """Every pool has durations of steps, and those of a profile are of this model and this kind of worker."""
     for name, pool in document.workers.items():
         path = ["workers", name]
-        steps = pool.profile is not None and pool.profile.steps is not None
+        profile = pool.profile
+        steps = profile is not None and (profile.steps is not None or profile.layers is not None)
         if pool.gpu is None and not steps:
             expected = "a preset's name or a mapping, as no profile of the pool has steps"
             report.add([*path, "gpu"], f"found none, expected {expected}")
@@ -29,6 +30,10 @@ def check_profiles(document: Document, report: Report) -> None:
             _check_measured(path, pool, document.model, report)
         if pool.gpu is None and pool.kv_blocks is None and pool.kv_memory is None:
             report.add([*path, "kv_blocks"], "missing, expected this key or kv_memory, as gpu is none")
+        if profile is not None and profile.layers is not None and pool.gpu is None and pool.tensor_parallel > 1:
+            report.add(
+                [*path, "gpu"], "found none, expected a GPU: its all-reduces come on top of the profile's layers"
+            )
         packs = pool.gpu is not None or (pool.profile is not None and pool.profile.message.pack_rate is not None)
         if document.transfer.mode == "message" and not packs:
             expected = "message.pack_rate for transfer.mode message, as gpu is none"

@@ -226,6 +226,9 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
         transfer_targets_max=scheduling.transfer_targets_max,
         transfer_recomputes_max=scheduling.transfer_recomputes_max,
         roles=_roles(document),
+        admission=scheduling.admission,
+        async_scheduling=scheduling.async_scheduling,
+        prefix_caching=document.cache.prefix_caching,
     )
     uplinks = document.network.uplinks
     shared = tuple(SharedLink(name, int(uplink.rate)) for name, uplink in uplinks.items())
@@ -257,6 +260,7 @@ def _hardware(document: Document, model: ModelShape) -> Hardware:
             nics=pool.nics,
             uplink=pool.uplink,
             measured=profile.costs() if profile is not None else None,
+            layers=profile.layer_tables() if profile is not None else None,
             device=pool.device,
             order_ns=profile.host.order if profile is not None else 0,
             report_ns=profile.host.report if profile is not None else 0,

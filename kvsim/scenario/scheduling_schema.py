@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kvsim.core.cluster import DecodePlacement, Placement
-from kvsim.presets.fields import Count, Fields, Text
+from kvsim.core.cluster import Admission, DecodePlacement, Placement
+from kvsim.presets.fields import Count, Fields, Flag, Text
 from kvsim.scenario.limits import DurationAuto, DurationLimit
 from kvsim.scenario.roles_schema import FixedRoles, Roles
 
@@ -61,6 +61,16 @@ class Scheduling(Fields):
         default=FixedRoles(),
         description="When workers change between prefill and decode at run time. fixed: never. threshold: by marks on "
         "the two loads. controller: by the workers that each role needs to keep slo.ttft and slo.tpot.",
+    )
+    admission: Admission = Field(
+        default="chunk",
+        description="When a colocated worker admits a waiting request: with free blocks for its first chunk, or for "
+        "its whole prompt (scheduler_reserve_full_isl of vLLM, on by default since 0.19).",
+    )
+    async_scheduling: Flag = Field(
+        default=False,
+        description="Whether a colocated worker decides on a step while the one before it runs, as vLLM does by "
+        "default: the decision does not know yet what ends with that step or arrives during it.",
     )
     decision: DurationAuto = Field(
         default=None,

@@ -76,8 +76,19 @@ class Cache(Fields):
     allocation: Allocation = Field(
         default="first_fit",
         description="Which free blocks a request gets: the lowest ones, or scattered over the pool as in a pool that "
-        "has been in use for long.",
+        "has been in use for long, or those that have been free for longest (oldest_first, as vLLM).",
     )
+    prefix_caching: Flag = Field(
+        default=False,
+        description="Whether a colocated request that was preempted finds again what nobody has overwritten of its "
+        "blocks. Prefixes that several requests have in common are not modelled. It needs allocation oldest_first.",
+    )
+
+    @model_validator(mode="after")
+    def _check_caching(self) -> Self:
+        if self.prefix_caching and self.allocation != "oldest_first":
+            raise ValueError(f"found prefix_caching with allocation {self.allocation}, expected oldest_first")
+        return self
 
 
 GpuOrNone = Annotated[

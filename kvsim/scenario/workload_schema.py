@@ -104,7 +104,9 @@ class Trace(Fields):
 
     path: Text = Field(description="The file. Relative to the working directory, else to the scenario file.")
     source: Text | None = Field(default=None, description="Where to get the file; shown when it is missing.")
-    format: Literal["auto", "azure", "mooncake", "csv"] = Field(default="auto", description="auto looks at the file.")
+    format: Literal["auto", "azure", "mooncake", "csv", "recorded"] = Field(
+        default="auto", description="auto looks at the file."
+    )
     rate_scale: Number = Field(default=1.0, description="2 replays arrivals twice as fast.")
     requests_max: CountLimit = Field(default=None, description="Only the first ones in order of arrival.")
     prompt_tokens_max: CountLimit = Field(default=None, description="Requests with longer prompts are left out.")

@@ -15,6 +15,7 @@ from kvsim.core.messages import FEMTOSECONDS_PER_NS
 from kvsim.sim.collectives import all_reduce_s, ring_bytes
 from kvsim.sim.hardware import GpuSpec, ModelShape
 from kvsim.sim.kernels import attention_pair_s, decode_tile_pairs, gemm_s, kv_read_s, overlapped_s, prompt_pairs
+from kvsim.sim.step_times import UNBOUNDED
 from kvsim.units import div_ceil
 
 _FEMTOSECONDS_PER_S = 10**15
@@ -101,6 +102,10 @@ class StepModel:
             known = (base_fs, self._fs_per_context_token)
             self._decode_fs[batch_requests] = known
         return known
+
+    def decode_piece(self, batch_requests: int, _context_tokens: int) -> tuple[int, int, int]:
+        """See ``StepTimes``."""
+        return (*self.decode_fs(batch_requests), UNBOUNDED)
 
     def breakdown_prefill(
         self, chunks: Sequence[tuple[int, int]], decode_requests: int, decode_context_tokens: int

@@ -138,8 +138,9 @@ class SharingWorker:
 
     def _begin_step(self, run: _DecodeRun) -> None:
         batch = len(run.command.batch)
-        base_fs, token_fs = self._model.decode_fs(batch)
-        step_fs = base_fs + token_fs * (self._requests.context_tokens + batch)
+        context_tokens = self._requests.context_tokens + batch
+        base_fs, token_fs, _ = self._model.decode_piece(batch, context_tokens)
+        step_fs = base_fs + token_fs * context_tokens
         run.step_began_ns = int(self._env.now)
         self._work = self._device.begin(self._carry_fs + step_fs, lambda left_fs: self._end_step(run, left_fs))
 

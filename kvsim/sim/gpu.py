@@ -100,11 +100,14 @@ class SimulatedWorker:
     def _decode(self, command: RunDecode, steps_max: int) -> None:
         requests = self._requests
         batch = len(command.batch)
-        base_fs, token_fs = self._model.decode_fs(batch)
-        first_fs = base_fs + token_fs * (requests.context_tokens + batch)
+        context_tokens = requests.context_tokens + batch
+        base_fs, token_fs, end_tokens = self._model.decode_piece(batch, context_tokens)
+        first_fs = base_fs + token_fs * context_tokens
         steps = min(steps_max, requests.steps_left())
         self._run = _DecodeRun(command, int(self._env.now), steps, first_fs, token_fs * batch, self._carry_fs)
         self._await_end(self._run)
+        if context_tokens + steps * batch > end_tokens:  # later steps take longer than this line says
+            self._await_split(self._run, (end_tokens - 1 - context_tokens) // batch + 1)
         if self._stops_ns != NEVER_NS:
             self._report_before_stop(self._run)
 

@@ -129,12 +129,40 @@ class NicSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerTables:
+    """Times of kernels in microseconds, of all layers of the model together; see ``kvsim.sim.layer_steps``.
+
+    ``dense_us`` by ``tokens`` of the step, ``sequences_us`` by its requests. Attention, each table in C order:
+    ``prefill_us[chunk, past]``, ``decode_us[decodes, context]`` (the context of each request) and
+    ``mixed_us[chunk, past, decodes, context]``, of which those with more than ``mixed_decodes_max`` are extrapolated.
+    All axes ascend and have at least two entries; ``past_tokens`` begins with 0. ``between_steps_ns`` comes on top of
+    every step. ``name``: of the profile.
+    """
+
+    name: str
+    tokens: tuple[int, ...]
+    dense_us: tuple[float, ...]
+    sequences: tuple[int, ...]
+    sequences_us: tuple[float, ...]
+    chunk_tokens: tuple[int, ...]
+    past_tokens: tuple[int, ...]
+    decodes: tuple[int, ...]
+    context_tokens: tuple[int, ...]
+    prefill_us: tuple[float, ...]
+    decode_us: tuple[float, ...]
+    mixed_us: tuple[float, ...]
+    mixed_decodes_max: int
+    between_steps_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerHardware:
     """Hardware of the worker with the same index in ``ClusterSpec.workers``. ``nics`` NICs serve the whole worker and
     its traffic is striped over them evenly. ``uplink`` names the shared link between its network segment and the
     rest.
 
-    Steps take as long as ``measured`` says, and without it as the roofline of ``gpu``; one of them is there. ``device``
+    Steps take as long as ``measured`` or ``layers`` says, and without them as the roofline of ``gpu``; one of the three
+    is there. ``device``
     names the one of ``Hardware.devices`` that the worker shares with others; without one its GPUs are its own.
     ``order_ns`` pass until a command reaches the worker, ``report_ns`` until its report reaches the scheduler.
     ``role_switch_ns``: what an empty worker takes to change between prefill and decode.
@@ -152,6 +180,7 @@ class WorkerHardware:
     report_ns: int = 0
     pack_bytes_per_s: float | None = None
     role_switch_ns: int = 0
+    layers: LayerTables | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvsim.core.messages import FEMTOSECONDS_PER_NS
+from kvsim.sim.step_times import UNBOUNDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,10 @@ class MeasuredSteps:
         """See ``StepTimes``."""
         base_fs, token_fs = self._decode(batch_requests)
         return base_fs + self._costs.between_steps_fs, token_fs
+
+    def decode_piece(self, batch_requests: int, _context_tokens: int) -> tuple[int, int, int]:
+        """See ``StepTimes``."""
+        return (*self.decode_fs(batch_requests), UNBOUNDED)
 
     def notes(self, context_tokens_max: int) -> list[str]:
         """What was asked for beyond what was measured. ``context_tokens_max``: the most that a step attended to."""

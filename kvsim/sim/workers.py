@@ -17,6 +17,7 @@ from kvsim.sim.device import SharedDevice
 from kvsim.sim.device_worker import SharingWorker
 from kvsim.sim.gpu import Report, SimulatedWorker
 from kvsim.sim.hardware import Hardware, ModelShape, WorkerHardware
+from kvsim.sim.layer_steps import LayerSteps
 from kvsim.sim.measured import MeasuredSteps
 from kvsim.sim.step_times import StepTimes
 from kvsim.sim.timer import call_after
@@ -63,7 +64,7 @@ class Workers:
     """Workers by id, and of those whose steps were measured by name what they were asked for."""
 
     workers: tuple[Worker, ...]
-    measured: tuple[tuple[str, Worker, MeasuredSteps], ...]
+    measured: tuple[tuple[str, Worker, MeasuredSteps | LayerSteps], ...]
 
     def notes(self) -> list[str]:
         """What the user must be told of how durations came about, each thing once."""
@@ -91,13 +92,13 @@ def simulated_workers(
     """The workers of a cluster, all idle. ``report`` is called from the event loop with each fact. ``paced`` may put
     something between a worker and its step times, which tells others than those at times."""
     workers: list[Worker] = []
-    measured: list[tuple[str, Worker, MeasuredSteps]] = []
+    measured: list[tuple[str, Worker, MeasuredSteps | LayerSteps]] = []
     for spec, facts in zip(cluster.workers, hardware.workers, strict=True):
         steps = step_times(hardware.model, facts)
         asked = steps if paced is None else paced(spec.id, steps)
         worker = _worker(env, spec, facts, asked, cluster.kv.layers, truth, report, devices)
         workers.append(worker)
-        if isinstance(steps, MeasuredSteps):
+        if isinstance(steps, MeasuredSteps | LayerSteps):
             measured.append((spec.name, worker, steps))
     return Workers(tuple(workers), tuple(measured))
 
@@ -106,6 +107,8 @@ def step_times(model: ModelShape, facts: WorkerHardware) -> StepTimes:
     """What the steps of a worker take: as measured, else by the roofline of its GPU."""
     if facts.measured is not None:
         return MeasuredSteps(facts.measured)
+    if facts.layers is not None:
+        return LayerSteps(facts.layers, model, facts.gpu, facts.tensor_parallel)
     assert facts.gpu is not None, "a worker with neither measured steps nor a GPU"
     return StepModel(model, facts.gpu, facts.tensor_parallel)
 

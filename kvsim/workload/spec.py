@@ -87,7 +87,7 @@ class FixedGapArrivals:
 
 
 ArrivalSpec: TypeAlias = PoissonArrivals | GammaArrivals | FixedGapArrivals
-TraceFormat: TypeAlias = Literal["azure", "mooncake", "csv"]
+TraceFormat: TypeAlias = Literal["azure", "mooncake", "csv", "recorded"]
 
 
 LabelShares: TypeAlias = tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
@@ -139,7 +139,7 @@ class TraceWorkload:
     """
 
     path: str
-    format: Literal["auto", "azure", "mooncake", "csv"]
+    format: Literal["auto", "azure", "mooncake", "csv", "recorded"]
     rate_scale: float
     requests_max: int | None
     prompt_tokens_max: int | None

@@ -1,8 +1,9 @@
-"""Trace files: three public formats in, columns of integers out.
+"""Trace files: public formats in, columns of integers out.
 
 - ``azure``: CSV ``TIMESTAMP,ContextTokens,GeneratedTokens`` (Azure LLM inference traces 2023 and 2024)
 - ``mooncake``: JSON lines with ``timestamp`` (ms), ``input_length``, ``output_length``, ``hash_ids``
 - ``csv``: ``arrived_at`` (s), ``num_prefill_tokens``, ``num_decode_tokens`` (the columns of Vidur's processed traces)
+- ``recorded``: arrivals and lengths of a run that was recorded on an engine (``kvsim.workload.recorded``)
 
 Columns may come in any order and beside others. Instants are kept exactly: they go from decimal digits to whole
 nanoseconds without a float. This module must not know about limits, rates or randomness; ``kvsim.workload.generate``
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from kvsim.errors import TraceError
 from kvsim.workload.fields import TIME_MAX_NS, TOKENS_MAX, AzureClock, parse_seconds, parse_tokens
+from kvsim.workload.recorded import is_recorded, recorded_lines
 from kvsim.workload.spec import TraceFormat
 
 PUBLIC_HOMES = (
@@ -30,7 +32,7 @@ PUBLIC_HOMES = (
     "Mooncake at https://github.com/kvcache-ai/Mooncake (FAST25-release/traces), "
     "length pairs at https://github.com/microsoft/vidur (data/processed_traces)"
 )
-COLUMNS: dict[TraceFormat, tuple[str, str, str]] = {
+COLUMNS: dict[str, tuple[str, str, str]] = {
     "azure": ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
     "mooncake": ("timestamp", "input_length", "output_length"),
     "csv": ("arrived_at", "num_prefill_tokens", "num_decode_tokens"),
@@ -51,12 +53,15 @@ class Trace:
     notes: tuple[str, ...]
 
 
-def read_trace(path: str, trace_format: Literal["auto", "azure", "mooncake", "csv"]) -> Trace:
+def read_trace(path: str, trace_format: Literal["auto", "azure", "mooncake", "csv", "recorded"]) -> Trace:
     """Arrivals and lengths. Raises ``TraceError`` with the line for a file that is missing or malformed."""
     data = _read(path)
     found = _detect(path, data) if trace_format == "auto" else trace_format
     if found == "mooncake":
         return _mooncake(path, data)
+    if found == "recorded":
+        run = recorded_lines(path, data)
+        return Trace(run.arrival_ns, run.prompt_tokens, run.output_tokens, ())
     return _from_csv(path, data, COLUMNS[found], AzureClock() if found == "azure" else parse_seconds)
 
 
@@ -89,7 +94,7 @@ def _read(path: str) -> bytes:
 def _detect(path: str, data: bytes) -> TraceFormat:
     """The format by content: names of files and their endings are not looked at."""
     if data.lstrip().startswith(b"{"):
-        return "mooncake"
+        return "recorded" if is_recorded(data) else "mooncake"
     header = _header(path, data)
     if "TIMESTAMP" in header:
         return "azure"

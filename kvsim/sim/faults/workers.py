@@ -35,6 +35,11 @@ class PacedSteps:
         base_fs, token_fs = self._steps.decode_fs(batch_requests)
         return self._paced(base_fs), self._paced(token_fs)
 
+    def decode_piece(self, batch_requests: int, context_tokens: int) -> tuple[int, int, int]:
+        """As of the worker, longer; rounded to whole femtoseconds."""
+        base_fs, token_fs, end_tokens = self._steps.decode_piece(batch_requests, context_tokens)
+        return self._paced(base_fs), self._paced(token_fs), end_tokens
+
     def _paced(self, duration: int) -> int:
         return round(duration * prod(self._factors)) if self._factors else duration
 
