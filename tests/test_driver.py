@@ -240,7 +240,7 @@ def test_events_per_request_are_few_and_do_not_grow_with_the_output(mode: Transf
 
 
 def test_a_request_tells_the_scheduler_its_prompt_and_its_limit_only() -> None:
-    assert Request.__struct_fields__ == ("id", "prompt_tokens", "output_tokens_max")
+    assert Request.__struct_fields__ == ("id", "prompt_tokens", "output_tokens_max", "labels")
     for limit, told in ((None, OUTPUT_TOKENS_UNLIMITED), (17, 17)):
         _, records = run(cluster(), workload([(0, 100, 5)], limit))
         assert records[0].events == (RequestArrived(Request(RequestId(0), 100, told)),)

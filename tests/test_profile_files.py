@@ -183,7 +183,7 @@ def test_steps_without_their_model_and_files_without_content_are_refused(folder:
         read_profile(folder / "p.yaml")
     (folder / "p.yaml").write_text("\n".join(PROFILE.splitlines()[:4]))
     with pytest.raises(
-        ProfileError, match="found nothing measured, expected steps, host, transports, slowdown or tables"
+        ProfileError, match="found nothing measured, expected steps, layers, host, transports, slowdown or tables"
     ):
         read_profile(folder / "p.yaml")
 

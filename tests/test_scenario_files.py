@@ -7,8 +7,10 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
+from layer_layout import write_layout
 
 from kvsim.errors import ScenarioError
+from kvsim.profile.importers import import_profile
 from kvsim.scenario import dump_resolved, load_scenario, scenario_from_mapping
 from kvsim.scenario.json_schema import json_schema
 
@@ -24,12 +26,17 @@ def errors_of(document: object) -> list[str]:
 
 
 def options_for(file: Path, folder: Path) -> list[str]:
-    """What a scenario needs before it can be loaded: a trace in the place of the one that users fetch."""
-    if "trace" not in yaml.safe_load(file.read_text())["workload"]:
-        return []
-    trace = folder / "trace"
-    trace.write_text("")
-    return [f"workload.trace.path={trace}"]
+    """What a scenario needs before it can be loaded: a trace, or a profile, in the place of what users fetch."""
+    document, options = yaml.safe_load(file.read_text()), []
+    if "trace" in document["workload"]:
+        trace = folder / "trace"
+        trace.write_text("")
+        options.append(f"workload.trace.path={trace}")
+    if file.stem == "rtx4090_vllm":
+        profile = folder / "layers.yaml"
+        import_profile("vllm-layers", write_layout(folder), profile)
+        options.append(f"workers.gpu.profile={profile}")
+    return options
 
 
 def test_the_scenarios_that_the_documentation_names_exist() -> None:

@@ -34,6 +34,8 @@ def _short(value: object) -> str:
     """A value as a scenario would write it; of measured times, what they are."""
     if isinstance(value, list):
         return "for " + ", ".join(f"{one['ranks']} ({_short(one)})" for one in value)
+    if isinstance(value, dict) and "sizes" not in value:
+        return "(" + ", ".join(f"{key} {_short(one)}" for key, one in value.items()) + ")"
     if isinstance(value, dict):
         return f"{len(value['sizes'])} points, {value['sizes'][0]} to {value['sizes'][-1]}"
     return str(value)
