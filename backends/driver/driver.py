@@ -23,6 +23,7 @@ from kvsim.core.messages import (
     DeadlineReached,
     DismissWorker,
     DrainWorker,
+    EndLease,
     Event,
     FinishReason,
     FinishRequest,
@@ -219,8 +220,8 @@ class Driver:
             self.book.close(command.request)
             self._client.on_finish(command.request, command.why)
             return
-        if isinstance(command, ChooseMode):
-            return  # it says how the scheduler goes on
+        if isinstance(command, ChooseMode | EndLease):
+            return  # it says what the scheduler has decided
         if isinstance(command, StopTransfer):
             self._settle(self.transfers.stop(command.transfer))
             return

@@ -11,7 +11,7 @@ It must not know how a failure is noticed.
 from kvsim.core.cluster import PolicySpec
 from kvsim.core.fleet import Fleet
 from kvsim.core.handover import HandOver
-from kvsim.core.messages import RequestId, StopTransfer
+from kvsim.core.messages import EndLease, RequestId, StopTransfer
 from kvsim.core.outbox import Outbox
 from kvsim.core.request import Phase, RequestState
 from kvsim.core.request_life import RequestLife
@@ -72,6 +72,8 @@ class Ladder:
         state = self._life.states.get(request)
         if state is None:
             return
+        if self._life.has_source(state):
+            self._out.put(EndLease(state.prefill_side(), request))
         self._handover.let_go(state)
         if state.transfer is not None:  # the target blocks are held until its end is known
             self._out.put(StopTransfer(state.transfer))
