@@ -52,6 +52,23 @@ def failures(columns: RunColumns, struck: Mapping[str, int]) -> dict[str, Any] |
     }
 
 
+_ANSWERS = {
+    TRANSFER_STALE: ("transfer_stale", "transfer"),
+    TRANSFER_RETRIED: ("transfer_retried", "transfer"),
+    REROUTED: ("transfer_rerouted", "transfer"),
+    LEASE_OVER: ("lease_expired", "request"),
+}
+
+
+def answers(columns: RunColumns) -> list[dict[str, Any]]:
+    """What the scheduler did about faults, and when: what, at_ns, and the id of the transfer or request."""
+    return [
+        {"at_ns": at_ns, "what": _ANSWERS[kind][0], _ANSWERS[kind][1]: subject}
+        for kind, at_ns, subject in columns.mishaps.T.tolist()
+        if kind in _ANSWERS
+    ]
+
+
 def set_backs(columns: RunColumns) -> tuple[Integers, Integers, Integers]:
     """For each request and loss of a worker that stopped it: row of the request, instant of the loss, and that of the
     first token after it (``MISSING`` if there was none).
