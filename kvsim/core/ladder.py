@@ -72,16 +72,18 @@ class Ladder:
         state = self._life.states.get(request)
         if state is None:
             return
-        if self._life.has_source(state):
-            self._out.put(EndLease(state.prefill_side(), request))
         self._handover.let_go(state)
+        # a homeless one keeps its KV: nobody could ask for it, only the end of a transfer was waited for
+        keeps = state.transfer is None and state.phase is not Phase.FINISHED and request in self._life.homeless_decode
+        if self._life.has_source(state) and not keeps:
+            self._out.put(EndLease(state.prefill_side(), request))
         if state.transfer is not None:  # the target blocks are held until its end is known
             self._out.put(StopTransfer(state.transfer))
             self._life.release_source(state)
             self._life.leases.grant(request)
         elif state.phase is Phase.FINISHED:
             self._life.forget_if_quiet(state)
-        elif request in self._life.homeless_decode:  # nobody could ask: only the end of a transfer was waited for
+        elif keeps:
             return
         elif state.phase is Phase.WAITING_MEMORY:
             state.restarts += 1
