@@ -5,6 +5,7 @@ of ``kvsim.profile.shape_places`` as ``kvsim.profile.kriging`` says. Beyond the 
 at its end stands, which leaves extrapolation to the law; ``Answer.outside`` tells it. It must not know files.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,14 +53,12 @@ class KernelTable:
         self._conditions = [column for column in table.columns if column not in (*DIMENSIONS[name], "us")]
         ratios = np.log(table["us"].to_numpy(dtype=np.float64) / 1e6 / predicted_seconds(name, table, gpu))
         found = places(name, table, gpu)
-        self._groups = {
-            key: _Group(
-                {one: (int(table[one].iloc[rows].min()), int(table[one].iloc[rows].max())) for one in DIMENSIONS[name]},
-                found.at(rows),
-                ratios[rows],
-            )
-            for key, rows in table.groupby(self._conditions, sort=False).indices.items()
-        }
+        self._groups: dict[Hashable, _Group] = {}
+        for key, members in table.groupby(self._conditions, sort=False).indices.items():
+            rows = np.asarray(members, dtype=np.intp)
+            measured = table.iloc[rows]
+            ranges = {one: (int(measured[one].min()), int(measured[one].max())) for one in DIMENSIONS[name]}
+            self._groups[key] = _Group(ranges, found.at(rows), ratios[rows])
 
     def times(self, shapes: "pd.DataFrame") -> Answer:
         """Of shapes with the table's conditions as columns."""
