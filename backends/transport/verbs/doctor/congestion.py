@@ -20,6 +20,10 @@ _LOSSES = (
     "implied_nak_seq_err",
     "local_ack_timeout_err",
     "rx_icrc_encapsulated",
+    "out_of_seq_request",
+    "rcvd_seq_err",
+    "completer_retry_err",
+    "max_retry_exceeded",
     "seq_err_naks_rcvd",
     "oos_drop_count",
     "to_retransmits",
@@ -51,7 +55,7 @@ def _losses(port: Port, counters: Path) -> Finding:
         return Finding("ok", "losses", f"{name}: its driver counts no lost packets")
     lost = [f"{counter} {value}" for counter, value in known.items() if value]
     if not lost:
-        return Finding("ok", "losses", f"{name}: none counted ({', '.join(known)} are 0)")
+        return Finding("ok", "losses", f"{name}: none counted by {', '.join(known)}")
     text = f"{name}: {', '.join(lost)} since the driver was loaded"
     remedy = (
         "look whether they grow while KV moves; if so, check cable and optics, then flow control"

@@ -48,12 +48,9 @@ def devices(machine: Machine, named: list[Port], chosen: Port | None) -> Iterato
     for name in sorted({port.device for port in named}):
         folder = machine.sys / "class" / "infiniband" / name
         driver = _driver(folder / "device") or "of software"
-        firmware = read_text(folder / "fw_ver")
-        facts = [
-            f"driver {driver}",
-            f"firmware {firmware or 'unknown'}",
-            f"type {read_text(folder / 'hca_type') or '?'}",
-        ]
+        firmware, kind = read_text(folder / "fw_ver"), read_text(folder / "hca_type")
+        facts = [f"driver {driver}"]
+        facts += [f"{what} {value}" for what, value in (("firmware", firmware), ("type", kind)) if value]
         connects = any(port.connects for port in named if port.device == name)
         if not connects:
             facts.append(f"node type {read_text(folder / 'node_type')!r}: it has no connected queue pairs")

@@ -29,11 +29,12 @@ def shared_memory(machine: Machine, wanted_bytes: int) -> Iterator[Finding]:
 
 
 def tcp(machine: Machine) -> Iterator[Finding]:
-    """Interfaces that lead out, and the most that one connection has on its way."""
+    """Interfaces that lead out, and the most that one connection has on its way. Drivers without a notion of a carrier
+    leave the state "unknown"."""
     net = machine.sys / "class" / "net"
     up = []
     for interface in sorted(net.iterdir(), key=lambda path: path.name) if net.is_dir() else ():
-        if interface.name != "lo" and read_text(interface / "operstate") == "up":
+        if interface.name != "lo" and read_text(interface / "operstate") in ("up", "unknown"):
             speed = read_number(interface / "speed", -1)
             up.append(interface.name + (f" ({speed} Mbit/s)" if speed > 0 else ""))
     ipv4 = machine.proc / "sys" / "net" / "ipv4"
