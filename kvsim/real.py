@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvsim.core.links import NS_PER_S
 from kvsim.errors import KvsimError
 from kvsim.presets.fields import ModelFields
 from kvsim.scenario import Scenario, Variant, read_profile, with_changes
@@ -67,6 +68,7 @@ def calibrate(
     _require_engine()
     from backends.calibrate.measure import Machine  # noqa: PLC0415
     from backends.calibrate.plan import CalibrationPlan  # noqa: PLC0415
+    from backends.validate.serve import limits_of  # noqa: PLC0415
     from kvsim.profile.machine import MachineFacts, machine_profile  # noqa: PLC0415
     from kvsim.profile.write import write_profile  # noqa: PLC0415
 
@@ -78,7 +80,8 @@ def calibrate(
         raise RealError(f"found transport {', '.join(unknown)}, expected {', '.join(_transports())}")
     block_tokens = scenario.variants[0].cluster.kv.block_tokens
     machine, versions = machine_text(real), _versions()
-    facts = [source.fingerprint(), real.model_dump(), machine, versions, block_tokens, asdict(chosen)]
+    asked = real.model_dump(exclude={"start_timeout"})  # how long to wait changes no measurement
+    facts = [source.fingerprint(), asked, machine, versions, block_tokens, asdict(chosen)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
     name = f"{Path(real.model).name}-{real.dtype}-{real.device.replace(':', '')}"
     path = profiles / f"{name}-{digest}.yaml"
@@ -87,7 +90,9 @@ def calibrate(
         if wanted <= known:
             return Calibrated(path, measured=False)
         wanted |= known
-    measured = Machine(source, real.device, real.threads, block_tokens, chosen).measure(sorted(wanted), say)
+    limits = limits_of(real.start_timeout / NS_PER_S)
+    machine_here = Machine(source, real.device, real.threads, block_tokens, chosen, limits)
+    measured = machine_here.measure(sorted(wanted), say)
     described = MachineFacts(
         name=name,
         origin=f"kvsim calibrate with the model {real.model} of scenario {scenario.name}",
@@ -118,7 +123,7 @@ def validate(
     changed = with_profile(scenario, profile)
 
     def serve(variant: Variant, workload: Workload, observers: tuple[Observer, ...]) -> RealRun:
-        from backends.validate.serve import serve_load  # noqa: PLC0415
+        from backends.validate.serve import limits_of, serve_load  # noqa: PLC0415
         from backends.worker.settings import WorkerSettings  # noqa: PLC0415
 
         transport = transport_of(variant)
@@ -128,7 +133,8 @@ def validate(
         rows = zip(*(column.tolist() for column in columns), strict=True)
         requests = [(at_ns, prompt, output, limit) for at_ns, prompt, output in rows]
         timeout_s = requests[-1][0] / 1e9 + SERVE_TIMEOUT_S
-        served = serve_load(settings, requests, observers, timeout_s, scenario.seed, workload.labels)
+        limits = limits_of(real.start_timeout / NS_PER_S)
+        served = serve_load(settings, requests, observers, timeout_s, scenario.seed, workload.labels, limits)
         return RealRun(served.decision_ns, served.other_cores, served.start_s)
 
     return validate_scenario(changed, out, serve, profile=profile, audit=audit, report=report, tell=tell)

@@ -12,8 +12,9 @@ import numpy as np
 
 from backends.calibrate.plan import CalibrationPlan, Lengths
 from backends.calibrate.watch import Watch, while_busy
+from backends.driver.service import ServiceLimits
 from backends.transport.copying import copy
-from backends.validate.serve import other_load, running_workers
+from backends.validate.serve import LIMITS, other_load, running_workers
 from backends.worker.model_source import ModelSource
 from backends.worker.settings import WorkerSettings
 from kvsim.core.cluster import ClusterSpec, PolicySpec, Role, TransferMode, WorkerSpec
@@ -31,13 +32,20 @@ class Machine:
     """What is measured: a model on a device of this machine."""
 
     def __init__(
-        self, source: ModelSource, device: str, threads: int, block_tokens: int, plan: CalibrationPlan
+        self,
+        source: ModelSource,
+        device: str,
+        threads: int,
+        block_tokens: int,
+        plan: CalibrationPlan,
+        limits: ServiceLimits = LIMITS,
     ) -> None:
         self._source = source
         self._device = device
         self._threads = threads
         self._block_tokens = block_tokens
         self._plan = plan
+        self._limits = limits
         self._other_cores: list[float] = []
         self._decisions_ns: list[int] = []
 
@@ -71,7 +79,7 @@ class Machine:
 
     def _serve(self, settings: WorkerSettings, loads: Iterable[Lengths]) -> Watch:
         watch = Watch()
-        with running_workers(settings, (watch.observe,), (watch.report,)) as running:
+        with running_workers(settings, (watch.observe,), (watch.report,), limits=self._limits) as running:
             others = other_load(running.service, settings)
             for load in loads:
                 running.serve([(self._plan.pause_ns, prompt, output, output) for prompt, output in load], TIMEOUT_S)

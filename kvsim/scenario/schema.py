@@ -20,6 +20,7 @@ from kvsim.presets.fields import (
     ModelFields,
     NicFields,
     Number,
+    PositiveDuration,
     Rate,
     Text,
 )
@@ -252,6 +253,11 @@ class Real(Fields):
         default="cpu", description="Where all workers compute, as torch names it: cpu, cuda:0."
     )
     threads: Count = Field(default=1, description="Threads of one worker on a CPU.")
+    start_timeout: PositiveDuration = Field(
+        default=180_000_000_000,
+        description="How long a worker may take from its start until it has loaded the model and is connected; then it "
+        "is ended.",
+    )
 
 
 ErrorLimit = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None
