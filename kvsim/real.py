@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvsim.core.links import NS_PER_S
-from kvsim.errors import KvsimError
+from kvsim.errors import KvsimError, ScenarioError
 from kvsim.presets.fields import ModelFields
 from kvsim.scenario import Scenario, Variant, read_profile, with_changes
+from kvsim.scenario.problems import in_order
 from kvsim.scenario.schema import Real
-from kvsim.scenario.tree import Node
+from kvsim.scenario.tree import Node, found, problem_at
 from kvsim.sim.driver import OUTPUT_TOKENS_UNLIMITED, Observer
 from kvsim.validation import RealRun, ValidationFolder, validate_scenario
 from kvsim.validation.conduct import Tell
@@ -72,9 +73,10 @@ def calibrate(
     from kvsim.profile.machine import MachineFacts, machine_profile  # noqa: PLC0415
     from kvsim.profile.write import write_profile  # noqa: PLC0415
 
+    refuse_unreal(scenario)
     real, source = real_of(scenario), model_source(scenario)
     chosen = CalibrationPlan() if plan is None else plan
-    wanted = set(transports or [transport_of(variant) for variant in scenario.variants])
+    wanted = set(transports or _transports_used(scenario))
     unknown = sorted(wanted.difference(_transports()))
     if unknown:
         raise RealError(f"found transport {', '.join(unknown)}, expected {', '.join(_transports())}")
@@ -119,6 +121,7 @@ def validate(
     """Serve a scenario with real workers of this machine and simulate the same with this profile, which takes the place
     of the pools' own. Writes a validation folder. Raises KvsimError."""
     _require_engine()
+    refuse_unreal(scenario)
     real, source = real_of(scenario), model_source(scenario)
     changed = with_profile(scenario, profile)
 
@@ -191,7 +194,7 @@ def model_source(scenario: Scenario) -> "ModelSource":
     real = real_of(scenario)
     source = ModelSource(real.model, real.seed, real.dtype)
     config, wanted = source.config(), ModelFields.model_validate(_model_of(scenario))
-    found = {
+    loaded = {
         "layers": config.layers,
         "hidden": config.hidden,
         "heads": config.heads,
@@ -203,10 +206,24 @@ def model_source(scenario: Scenario) -> "ModelSource":
         "kv_dtype_bytes": DTYPE_BYTES[real.dtype],
     }
     said = wanted.model_dump()
-    wrong = [f"model.{key}: found {said[key]}, expected {value}" for key, value in found.items() if said[key] != value]
+    wrong = [f"model.{key}: found {said[key]}, expected {value}" for key, value in loaded.items() if said[key] != value]
     if wrong:
         raise RealError(f"{scenario.path}: real.model {real.model} is another model:\n  " + "\n  ".join(wrong))
     return source
+
+
+def refuse_unreal(scenario: Scenario) -> None:
+    """Raises ScenarioError for what can be simulated and real workers cannot do, all at once."""
+    message = "found {}, expected 1: a real worker computes with one rank; kvsim run simulates it"
+    problems = []
+    for tree in scenario.source.expanded.values():
+        for pool, node in ((tree.mapping or {})["workers"].mapping or {}).items():
+            ranks = (node.mapping or {}).get("tensor_parallel")
+            if ranks is not None and ranks.value not in (None, 1):
+                key = f"workers.{pool}.tensor_parallel"
+                problems.append(problem_at(ranks.key_place, key, message.format(found(ranks.plain()))))
+    if problems:
+        raise ScenarioError(in_order(problems))
 
 
 def transport_of(variant: Variant) -> str:
@@ -278,6 +295,12 @@ def _nic(pool: Node) -> object:
     nic = (pool.mapping or {}).get("nic")
     name = nic.mapping.get("name") if nic is not None and nic.mapping is not None else nic
     return None if name is None else name.value
+
+
+def _transports_used(scenario: Scenario) -> list[str]:
+    """Those that move KV: colocated workers have one and move nothing."""
+    apart = [variant for variant in scenario.variants if variant.cluster.policy.transfer_mode != "colocated"]
+    return [transport_of(variant) for variant in apart]
 
 
 def _transports() -> tuple[str, ...]:
