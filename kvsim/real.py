@@ -21,7 +21,7 @@ from kvsim.errors import KvsimError, ScenarioError
 from kvsim.presets.fields import ModelFields
 from kvsim.scenario import Scenario, Variant, read_profile, with_changes
 from kvsim.scenario.problems import in_order
-from kvsim.scenario.schema import Real
+from kvsim.scenario.real_schema import Real
 from kvsim.scenario.tree import Node, found, problem_at
 from kvsim.sim.driver import OUTPUT_TOKENS_UNLIMITED, Observer
 from kvsim.validation import RealRun, ValidationFolder, validate_scenario
@@ -93,7 +93,7 @@ def calibrate(
             return Calibrated(path, measured=False)
         wanted |= known
     limits = limits_of(real.start_timeout / NS_PER_S)
-    machine_here = Machine(source, real.device, real.threads, block_tokens, chosen, limits)
+    machine_here = Machine(source, real.device, real.threads, block_tokens, chosen, limits, real.attention)
     measured = machine_here.measure(sorted(wanted), say)
     described = MachineFacts(
         name=name,
@@ -130,7 +130,9 @@ def validate(
         from backends.worker.settings import WorkerSettings  # noqa: PLC0415
 
         transport = transport_of(variant)
-        settings = WorkerSettings(variant.cluster, source, transport, device=real.device, threads=real.threads)
+        settings = WorkerSettings(
+            variant.cluster, source, transport, device=real.device, threads=real.threads, attention=real.attention
+        )
         limit = workload.output_tokens_max or OUTPUT_TOKENS_UNLIMITED
         columns = (workload.arrival_ns, workload.prompt_tokens, workload.output_tokens)
         rows = zip(*(column.tolist() for column in columns), strict=True)

@@ -39,6 +39,7 @@ class Machine:
         block_tokens: int,
         plan: CalibrationPlan,
         limits: ServiceLimits = LIMITS,
+        attention: str = "auto",
     ) -> None:
         self._source = source
         self._device = device
@@ -46,6 +47,7 @@ class Machine:
         self._block_tokens = block_tokens
         self._plan = plan
         self._limits = limits
+        self._attention = attention
         self._other_cores: list[float] = []
         self._decisions_ns: list[int] = []
 
@@ -106,7 +108,9 @@ class Machine:
             for number, role in enumerate(roles)
         )
         cluster = ClusterSpec(self._source.kv_spec(self._block_tokens), workers, PolicySpec(mode))
-        return WorkerSettings(cluster, self._source, transport, device=self._device, threads=self._threads)
+        return WorkerSettings(
+            cluster, self._source, transport, device=self._device, threads=self._threads, attention=self._attention
+        )
 
     def _block_bytes(self) -> int:
         """The contiguous piece of a block's keys, or values, of one layer."""
