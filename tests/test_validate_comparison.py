@@ -5,7 +5,7 @@ from math import isnan, nan
 import numpy as np
 import pytest
 
-from kvsim.scenario.schema import Tolerance
+from kvsim.scenario.real_schema import Tolerance
 from kvsim.validation.errors import METRICS, STATISTICS, ErrorRow, beyond_tolerance, error_rows, median_errors
 from kvsim.validation.ranking import BATCHES, disagreements, paired_interval, rank
 

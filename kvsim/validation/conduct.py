@@ -18,7 +18,7 @@ from kvsim.record import RECORD_SUFFIX, RecordWriter
 from kvsim.replay import ReplayResult, replay_file
 from kvsim.run_folder import RECORDS, prepare_folder
 from kvsim.scenario import Scenario, Variant
-from kvsim.scenario.schema import Tolerance
+from kvsim.scenario.real_schema import Tolerance
 from kvsim.sim.driver import Observer
 from kvsim.study import VariantResult, auditing, make_audits, result_of, simulate, workload_of, write_run
 from kvsim.validation.errors import beyond_tolerance, error_rows, median_errors
