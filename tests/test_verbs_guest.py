@@ -41,6 +41,12 @@ def test_in_one_guest_the_transport_suite_passes_and_real_workers_give_the_model
     assert " passed" in printed, printed
 
 
+def test_the_readmes_recipe_for_a_real_cluster_leads_to_a_device_that_opens() -> None:
+    printed = run_suite("--only", "recipe")
+    assert "+ ln -s /usr/lib/python3/dist-packages/pyverbs" in printed
+    assert "\ntransport verbs can be used here: rxe0 port 1" in printed, printed
+
+
 def test_two_linked_guests_read_and_write_each_other_and_notice_a_pulled_cable() -> None:
     printed = run_suite("--only", "two")
     assert "[1] initiator: blocks arrived where they belong, and the owner's silence was told" in printed

@@ -13,6 +13,7 @@ It must not know why somebody wants blocks.
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterator
+from itertools import repeat
 from math import gcd
 from typing import Protocol
 
@@ -36,8 +37,8 @@ class FreeList(Protocol):
     def give_back(self, first_block: int, blocks: int) -> None:
         """Add a run of blocks."""
 
-    def __iter__(self) -> Iterator[int]:
-        """Every free block, for ``check`` only."""
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """All free blocks as (first block, blocks), for ``check`` only."""
 
 
 class FirstFit:
@@ -98,9 +99,8 @@ class FirstFit:
             starts.insert(index, first_block)
             lengths.insert(index, blocks)
 
-    def __iter__(self) -> Iterator[int]:
-        for start, length in zip(self._starts, self._lengths, strict=True):
-            yield from range(start, start + length)
+    def runs(self) -> Iterator[tuple[int, int]]:
+        return zip(self._starts, self._lengths, strict=True)
 
     def _cut(self, index: int, blocks: int) -> tuple[int, int]:
         start = self._starts[index]
@@ -139,8 +139,8 @@ class Scattered:
     def give_back(self, first_block: int, blocks: int) -> None:
         self._stack.extend(range(first_block + blocks - 1, first_block - 1, -1))
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._stack)
+    def runs(self) -> Iterator[tuple[int, int]]:
+        return zip(self._stack, repeat(1))
 
 
 def free_list(allocation: Allocation, blocks_total: int) -> FreeList:
@@ -240,15 +240,12 @@ class BlockPool:
 
     def check(self) -> None:
         """Assert the conservation law: every block is free or in one table, exactly once."""
-        owned = [
-            block
-            for table in self._tables.values()
-            for first_block, blocks in table
-            for block in range(first_block, first_block + blocks)
-        ]
-        free = list(self._free)
-        assert len(free) == self.blocks_free, f"{len(free)} blocks in the free list, {self.blocks_free} counted"
-        assert len(free) + len(owned) == self.blocks_total, (
-            f"{len(free)} free + {len(owned)} owned of {self.blocks_total}"
-        )
-        assert sorted(free + owned) == list(range(self.blocks_total)), "a block is owned twice or lost"
+        free = list(self._free.runs())
+        free_blocks = sum([blocks for _, blocks in free])
+        assert free_blocks == self.blocks_free, f"{free_blocks} blocks in the free list, {self.blocks_free} counted"
+        next_block = 0
+        for first_block, blocks in sorted(free + [run for table in self._tables.values() for run in table]):
+            assert blocks > 0, f"a run of {blocks} blocks at block {first_block}"
+            assert first_block == next_block, f"block {min(first_block, next_block)} is owned twice or lost"
+            next_block = first_block + blocks
+        assert next_block == self.blocks_total, f"{next_block} blocks are free or owned, of {self.blocks_total}"

@@ -8,7 +8,9 @@ Presets are data: adding one means adding a mapping to a YAML file here. It must
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import yaml
@@ -36,28 +38,37 @@ class Preset(Generic[T]):
     fields: Mapping[str, object]
 
 
-def load_models() -> dict[str, Preset[ModelShape]]:
+@cache
+def load_models() -> Mapping[str, Preset[ModelShape]]:
     """Every model, in the order of the file."""
-    return {
-        name: Preset(name, ModelFields.model_validate(fields).value(), source, fields)
-        for name, source, fields in _entries("models.yaml")
-    }
+    return MappingProxyType(
+        {
+            name: Preset(name, ModelFields.model_validate(fields).value(), source, MappingProxyType(fields))
+            for name, source, fields in _entries("models.yaml")
+        }
+    )
 
 
-def load_gpus() -> dict[str, Preset[GpuSpec]]:
+@cache
+def load_gpus() -> Mapping[str, Preset[GpuSpec]]:
     """Every GPU, in the order of the file."""
-    return {
-        name: Preset(name, GpuFields.model_validate(fields).value(), source, fields)
-        for name, source, fields in _entries("gpus.yaml")
-    }
+    return MappingProxyType(
+        {
+            name: Preset(name, GpuFields.model_validate(fields).value(), source, MappingProxyType(fields))
+            for name, source, fields in _entries("gpus.yaml")
+        }
+    )
 
 
-def load_nics() -> dict[str, Preset[NicSpec]]:
+@cache
+def load_nics() -> Mapping[str, Preset[NicSpec]]:
     """Every NIC, in the order of the file."""
-    return {
-        name: Preset(name, NicFields.model_validate(fields).value(), source, fields)
-        for name, source, fields in _entries("nics.yaml")
-    }
+    return MappingProxyType(
+        {
+            name: Preset(name, NicFields.model_validate(fields).value(), source, MappingProxyType(fields))
+            for name, source, fields in _entries("nics.yaml")
+        }
+    )
 
 
 def _entries(file: str) -> list[tuple[str, str, dict[str, Any]]]:

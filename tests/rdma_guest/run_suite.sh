@@ -6,7 +6,7 @@
 #   --python P     interpreter that has kvsim's requirements ("python3")
 #   --engine E     uml or qemu, as for run_in_guest.sh
 #   --only WHAT    "one": everything that one guest can show; "two": two guests linked by a pair of sockets;
-#                  "bench": kvsim bench transfer beside perftest
+#                  "recipe": the README's recipe for a real cluster; "bench": kvsim bench transfer beside perftest
 #   --prepared     fail with status 77 instead of preparing what is not there
 #
 # Prepares what it needs, kept in ~/.cache/kvsim/rdma-guest: some minutes once, with apt and a compiler, as root. A run
@@ -44,6 +44,10 @@ part() { # NAME COMMAND..: run it and note how long it took
 
 wanted() { [[ -z $only || $only == "$1" ]]; }
 
+if wanted recipe; then
+    part recipe "$here/run_in_guest.sh" --engine "$engine" --timeout 120 -- \
+        "$here/check_recipe.sh" "$python" "$cache/pyverbs/pyverbs"
+fi
 if wanted one; then
     part "one guest" "$here/run_in_guest.sh" --engine "$engine" --timeout 400 -- \
         "$python" -m pytest -q -p no:cacheprovider -m rdma --durations=5 "$@"

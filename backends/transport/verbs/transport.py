@@ -12,13 +12,10 @@ import socket
 import threading
 from dataclasses import replace
 
-import msgspec
-
 from backends.transport.link import NOTIFY, Link
-from backends.transport.memory import Memory, allocate_private, memory_of
+from backends.transport.memory import Memory, memory_of
 from backends.transport.port import Capabilities, KeyScope, Region, TensorMemory, TransportError
-from backends.transport.socket_transport import SocketTransport
-from backends.transport.tcp_address import TcpEndpoint, advertised, checked_address, listen_on, tune
+from backends.transport.tcp_based import TcpBasedTransport
 from backends.transport.verbs import wire
 from backends.transport.verbs.device import Device
 from backends.transport.verbs.mover import Mover
@@ -39,7 +36,7 @@ CAPABILITIES = Capabilities(
 )
 
 
-class VerbsTransport(SocketTransport):
+class VerbsTransport(TcpBasedTransport):
     """The ``Transport`` named ``verbs``.
 
     ``host`` and ``advertised_host`` as for tcp: the address of the connections that go with the queue pairs, not the
@@ -63,26 +60,17 @@ class VerbsTransport(SocketTransport):
         self._memory = Regions(self._device)
         self._queue_pairs = queue_pairs
         self._stall_timeout_s = stall_timeout_s
-        self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._timeout_ms = round(stall_timeout_s * 1000)
-        dialled_host = advertised(host, advertised_host)
-        listening = listen_on(host, self._timeout_ms)
-        self._where = TcpEndpoint(dialled_host, listening.getsockname()[1])
         self._owners_lock = threading.Lock()
         self._owners: dict[int, tuple[str, Owner]] = {}
         self._owner_numbers = itertools.count(1)
         scope: KeyScope = "peer" if self._device.limits.windows else "region"
-        super().__init__(name, replace(CAPABILITIES, key_scope=scope), listening, socket.gethostname())
+        super().__init__(name, replace(CAPABILITIES, key_scope=scope), host, advertised_host, stall_timeout_s)
         self._start()
 
     @property
     def device(self) -> Device:
         """The device that moves the bytes."""
         return self._device
-
-    def allocate(self, size_bytes: int) -> memoryview:
-        """See ``Transport.allocate``."""
-        return allocate_private(size_bytes)
 
     def register(self, memory: memoryview | TensorMemory, tensor: KvTensor) -> Region:
         """See ``Transport.register``. Raises TransportError too where the device cannot reach the memory, with what
@@ -123,15 +111,6 @@ class VerbsTransport(SocketTransport):
         if not memory.is_contiguous() or not memory.nbytes:
             raise TransportError("a region must be contiguous and not empty")
         return Memory(memory.data_ptr(), memory.nbytes, memory)
-
-    def _endpoint(self) -> bytes:
-        return msgspec.msgpack.encode(self._where)
-
-    def _address(self, endpoint: bytes) -> tuple[str, int]:
-        return checked_address(endpoint)
-
-    def _new_socket(self) -> socket.socket:
-        return tune(socket.socket(self._family, socket.SOCK_STREAM), self._timeout_ms)
 
     def _new_carrier(self, link: Link) -> Mover:
         return Mover(link, self._device, self._memory, self._queue_pairs, self._stall_timeout_s)
