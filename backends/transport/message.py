@@ -31,6 +31,7 @@ CAPABILITIES = Capabilities(
     any_memory=True,
     device_memory=False,
     revocable=True,
+    access_enforced=True,
 )
 
 

@@ -32,7 +32,7 @@ from backends.worker.settings import WorkerSettings
 from backends.worker.stamps import Stamps
 from backends.worker.tables import BlockTables
 from backends.worker.transfers import Transfers
-from backends.worker.transports import lacking_capability, open_transport
+from backends.worker.transports import lacking_capability, open_transport, peers_may
 from backends.worker.warm_up import warm_up
 from backends.worker.worker import Worker, peer_names
 from kvsim.core.cluster import WorkerSpec
@@ -159,13 +159,13 @@ def _cache(
     if device.type == "cpu":
         memory = transport.allocate(prod(tensor.shape) * kv.dtype_bytes)
         cache = PagedKvCache(torch.frombuffer(memory, dtype=dtype).view(tensor.shape))
-        return cache, transport.register(memory, tensor).tensor
+        return cache, transport.register(memory, tensor, peers_may(settings.cluster.policy.transfer_mode)).tensor
     cache = PagedKvCache(torch.zeros(tensor.shape, dtype=dtype, device=device))
     if settings.cluster.policy.transfer_mode == "colocated":
         return cache, tensor
     if not transport.capabilities.device_memory:
         raise WorkerError(f"worker {spec.name}: transport {transport.capabilities.name} does not reach {device} memory")
-    return cache, transport.register(cache.tensor, tensor).tensor
+    return cache, transport.register(cache.tensor, tensor, peers_may(settings.cluster.policy.transfer_mode)).tensor
 
 
 def _pci_address(device: torch.device) -> str:

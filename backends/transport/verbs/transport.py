@@ -4,7 +4,12 @@ in it.
 A TCP connection to each peer proves its token, carries notifications and tells of its end; a second one connects queue
 pairs. A peer reaches the regions that it was described, with keys that hold on its own queue pairs only where the
 device has memory windows of type 2, and that die with its connection or with the region. Where it has none the keys are
-the regions' own, and hold for every peer that is connected: see ``Capabilities.key_scope``.
+the regions' own, and hold for every peer that is connected: see ``Capabilities.key_scope``. Either way the card refuses
+what ``register`` did not allow peers to do.
+
+Keys per request are not made. A window covers one range of addresses on one queue pair, so a request whose blocks lie
+in n places would take n windows for each of a peer's queue pairs, bound by the owner once it knows the peer, which with
+late binding is after the transfer was ordered: one message more before the first byte of each pull.
 """
 
 import itertools
@@ -14,7 +19,7 @@ from dataclasses import replace
 
 from backends.transport.link import NOTIFY, Link
 from backends.transport.memory import Memory, memory_of
-from backends.transport.port import Capabilities, KeyScope, Region, TensorMemory, TransportError
+from backends.transport.port import Access, Capabilities, KeyScope, Region, TensorMemory, TransportError
 from backends.transport.tcp_based import TcpBasedTransport
 from backends.transport.verbs import wire
 from backends.transport.verbs.device import Device
@@ -33,6 +38,7 @@ CAPABILITIES = Capabilities(
     any_memory=True,
     device_memory=True,
     revocable=True,
+    access_enforced=True,
 )
 
 
@@ -72,13 +78,13 @@ class VerbsTransport(TcpBasedTransport):
         """The device that moves the bytes."""
         return self._device
 
-    def register(self, memory: memoryview | TensorMemory, tensor: KvTensor) -> Region:
+    def register(self, memory: memoryview | TensorMemory, tensor: KvTensor, peers_may: Access = "both") -> Region:
         """See ``Transport.register``. Raises TransportError too where the device cannot reach the memory, with what
         helps: a higher limit of locked memory, or a driver's module for GPU memory."""
-        region = super().register(memory, tensor)
+        region = super().register(memory, tensor, peers_may)
         on_gpu = not isinstance(memory, memoryview) and memory.is_cuda
         try:
-            self._memory.register(region.number, region.address, self._place_of(memory), on_gpu=on_gpu)
+            self._memory.register(region.number, region.address, self._place_of(memory), peers_may, on_gpu=on_gpu)
         except TransportError:
             super().unregister(region)
             raise

@@ -51,9 +51,9 @@ def opening(machine: Machine, chosen: Port | None) -> tuple[Opened | None, list[
     except TransportError as error:
         return None, [Finding("missing", "open", str(error))]
     rights = (
-        "memory windows of type 2: a peer's keys hold on its own queue pairs only"
+        "memory windows of type 2: a peer's keys hold on its own queue pairs only, until it is disconnected"
         if opened.windows
-        else "no memory windows of type 2: a region's key opens it to every connected peer"
+        else "no memory windows of type 2 that its provider can bind: a region's key opens it to every connected peer"
     )
     reads = f"{opened.reads_out} READs in flight per queue pair ({opened.reads_in} as owner)"
     return opened, [Finding("ok", "open", f"{chosen.device} opens; {reads}; {rights}")]
