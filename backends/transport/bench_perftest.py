@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 Program = Literal["ib_read_bw", "ib_write_bw", "ib_read_lat"]
@@ -40,14 +41,14 @@ def missing(programs: Sequence[Program] = ("ib_read_bw", "ib_write_bw", "ib_read
 def measured(program: Program, place: Place, block_bytes: int, total_bytes: int) -> float | None:
     """Bytes per second, or for ib_read_lat the typical nanoseconds of a READ; None if perftest prints no figure.
 
-    It takes its time from the processor's counter and prints 0 where it does not learn the counter's rate: /proc/cpuinfo
-    may not tell, and a busy machine spoils the sample with which it makes sure. So it may be asked several times.
+    It takes its time from the processor's counter, and prints 0 where it does not learn the counter's rate or a busy
+    machine spoils the sample with which it makes sure. So it may be asked several times.
     """
     low, high = _ITERATIONS
     iterations = _LATENCY_ITERATIONS if program == "ib_read_lat" else min(high, max(low, total_bytes // block_bytes))
     for _ in range(_TRIES):
         value = figure(_run(program, place, block_bytes, iterations), program, block_bytes)
-        if value:
+        if value and isfinite(value):
             return value
     return None
 
