@@ -57,7 +57,7 @@ def test_other_transports_have_nothing_beside_them() -> None:
 
 
 def row(**beside: float) -> TransferRow:
-    return TransferRow("verbs", "read", 2**24, 2**16, 2e8, 4e9, 0.05, 2e9, 0.1, 5e4, 0, 0.0, **beside)  # type: ignore[arg-type]
+    return TransferRow("verbs", "read", 2**24, 2**16, 2e8, 4e9, 0.05, 2e9, 0.1, 5e4, 0, 0.0, **beside)
 
 
 def test_the_table_shows_what_was_measured_beside_and_blanks_where_perftest_said_nothing() -> None:

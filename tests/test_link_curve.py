@@ -11,7 +11,7 @@ NIC = NicSpec("nic", 1e9, latency_ns=1000, operation_ns=0, messages_per_s=1e12, 
 
 def test_a_read_waits_for_its_request_and_a_write_for_its_acknowledgement() -> None:
     for kind in ("pull", "push"):
-        assert transfer_ns(NIC, kind, size_bytes=10_000, operations=1) == 12_000  # type: ignore[arg-type]
+        assert transfer_ns(NIC, kind, size_bytes=10_000, operations=1) == 12_000
 
 
 def test_operations_of_a_nic_with_a_gap_take_longer() -> None:
