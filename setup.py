@@ -23,6 +23,7 @@ HOT_MODULES = (
     *(
         Path(f"kvsim/sim/{name}.py")
         for name in (
+            "clock",
             "compute",
             "decoding",
             "driver",
@@ -32,7 +33,6 @@ HOT_MODULES = (
             "kernels",
             "network",
             "steps",
-            "timer",
             "transfers",
             "truth",
         )

@@ -87,7 +87,7 @@ def test_more_blocks_than_are_free_is_a_broken_invariant() -> None:
 def test_check_finds_a_block_that_two_requests_own() -> None:
     pool = BlockPool(4, "first_fit")
     pool.assign(A, 2)
-    pool._tables[B] = [(1, 1)]
+    pool._tables[B] = [1, 1]
     with pytest.raises(AssertionError, match="free \\+ 3 owned of 4"):
         pool.check()
 
