@@ -84,11 +84,36 @@ def test_more_blocks_than_are_free_is_a_broken_invariant() -> None:
         pool.peek(2)
 
 
-def test_check_finds_a_block_that_two_requests_own() -> None:
-    pool = BlockPool(4, "first_fit")
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ([(1, 1)], "block 1 is owned twice or lost"),  # also A's
+        ([(2, 1)], "block 2 is owned twice or lost"),  # also free
+        ([(4, 1)], "5 blocks are free or owned, of 4"),  # no block of this pool
+        ([(2, 0)], "a run of 0 blocks at block 2"),
+    ],
+)
+@pytest.mark.parametrize("allocation", ["first_fit", "oldest_first"])
+def test_check_notices_blocks_that_are_owned_twice_or_do_not_exist(
+    allocation: Allocation, runs: list[tuple[int, int]], message: str
+) -> None:
+    pool = BlockPool(4, allocation)
     pool.assign(A, 2)
-    pool._tables[B] = [1, 1]
-    with pytest.raises(AssertionError, match="free \\+ 3 owned of 4"):
+    pool.check()
+    pool._tables[B] = [value for run in runs for value in run]
+    with pytest.raises(AssertionError, match=message):
+        pool.check()
+
+
+@pytest.mark.parametrize("allocation", ["first_fit", "scattered", "oldest_first"])
+def test_check_notices_lost_blocks(allocation: Allocation) -> None:
+    pool = BlockPool(7, allocation)
+    pool.assign(A, 3)
+    del pool._tables[A]
+    with pytest.raises(AssertionError, match=r"owned twice or lost|4 blocks are free or owned, of 7"):
+        pool.check()
+    pool.blocks_free -= 1
+    with pytest.raises(AssertionError, match="4 blocks in the free list, 3 counted"):
         pool.check()
 
 

@@ -128,15 +128,12 @@ class BlockPool:
 
     def check(self) -> None:
         """Assert the conservation law: every block is free or in one table, exactly once."""
-        owned = [
-            block
-            for request in self._tables
-            for first_block, blocks in self.table(request)
-            for block in range(first_block, first_block + blocks)
-        ]
-        free = list(self._free)
-        assert len(free) == self.blocks_free, f"{len(free)} blocks in the free list, {self.blocks_free} counted"
-        assert len(free) + len(owned) == self.blocks_total, (
-            f"{len(free)} free + {len(owned)} owned of {self.blocks_total}"
-        )
-        assert sorted(free + owned) == list(range(self.blocks_total)), "a block is owned twice or lost"
+        free = list(self._free.runs())
+        free_blocks = sum([blocks for _, blocks in free])
+        assert free_blocks == self.blocks_free, f"{free_blocks} blocks in the free list, {self.blocks_free} counted"
+        next_block = 0
+        for first_block, blocks in sorted(free + [run for request in self._tables for run in self.table(request)]):
+            assert blocks > 0, f"a run of {blocks} blocks at block {first_block}"
+            assert first_block == next_block, f"block {min(first_block, next_block)} is owned twice or lost"
+            next_block = first_block + blocks
+        assert next_block == self.blocks_total, f"{next_block} blocks are free or owned, of {self.blocks_total}"

@@ -5,6 +5,7 @@ It must not know why somebody wants blocks, nor whose they were.
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import repeat
 from math import gcd
 
 from kvsim.core.messages import BlockRuns
@@ -29,8 +30,8 @@ class FreeList:
         """Add a run of blocks."""
         raise NotImplementedError
 
-    def __iter__(self) -> Iterator[int]:
-        """Every free block, for ``check`` only."""
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """All free blocks as (first block, blocks), for ``check`` only."""
         raise NotImplementedError
 
 
@@ -95,9 +96,8 @@ class FirstFit(FreeList):
             starts.insert(index, first_block)
             lengths.insert(index, blocks)
 
-    def __iter__(self) -> Iterator[int]:
-        for start, length in zip(self._starts, self._lengths, strict=True):
-            yield from range(start, start + length)
+    def runs(self) -> Iterator[tuple[int, int]]:
+        return zip(self._starts, self._lengths, strict=True)
 
 
 class Scattered(FreeList):
@@ -127,5 +127,5 @@ class Scattered(FreeList):
     def give_back(self, first_block: int, blocks: int) -> None:
         self._stack.extend(range(first_block + blocks - 1, first_block - 1, -1))
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._stack)
+    def runs(self) -> Iterator[tuple[int, int]]:
+        return zip(self._stack, repeat(1))

@@ -79,6 +79,8 @@ class Ladder:
             self._life.leases.grant(request)
         elif state.phase is Phase.FINISHED:
             self._life.forget_if_quiet(state)
+        elif request in self._life.homeless_decode:  # nobody could ask: only the end of a transfer was waited for
+            return
         elif state.phase is Phase.WAITING_MEMORY:
             state.restarts += 1
             self._life.leave_decode_worker(state)

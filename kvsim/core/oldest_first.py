@@ -7,7 +7,7 @@ time is a beginning. It must not know why somebody wants blocks.
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, repeat
 
 from kvsim.core.free_blocks import FreeList
 from kvsim.core.messages import BlockRuns, RequestId
@@ -67,8 +67,8 @@ class OldestFirst(FreeList):
             del self._queue[block]
         return as_runs(taken)
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._queue)
+    def runs(self) -> Iterator[tuple[int, int]]:
+        return zip(self._queue, repeat(1))
 
     def _overwrite(self, block: int) -> None:
         request = self._keeper.pop(block, None)

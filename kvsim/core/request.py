@@ -21,9 +21,7 @@ class Phase(Enum):
     DECODING = "decoding"
     FINISHED = "finished"
 
-    __hash__ = (
-        object.__hash__
-    )  # members are single objects; hashing their names costs more than all the rest of a look-up
+    __hash__ = object.__hash__  # by identity: hashing its name costs more than the rest of a look-up
 
 
 NEXT_PHASES: dict[Phase, tuple[Phase, ...]] = {

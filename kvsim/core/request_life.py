@@ -141,8 +141,10 @@ class RequestLife:
         assert state.decode_worker is None, f"request {state.request.id} asks twice"
         waits_first = state.phase is Phase.WAITING_MEMORY and not state.layers_ready  # its source is not chosen yet
         worker = self._fleet.place_decode(state, None if waits_first else state.prefill_worker, avoid)
-        if worker is None:  # nobody's turn comes sooner if its KV is given up
-            self.leases.drop(state.request.id)
+        if worker is None:
+            # nobody's turn comes sooner if its KV is given up; the lease stays for a transfer whose end was not heard of
+            if not state.transfers_unreleased:
+                self.leases.drop(state.request.id)
             self.homeless_decode[state.request.id] = state
         else:
             self._ask(state, worker)
