@@ -116,6 +116,7 @@ class Simulation:
         self._deadline_ns: int | None = None
         self._over = False
         self._arrivals_ns: list[int] = workload.arrival_ns.tolist()
+        self._prompt_tokens: list[int] = workload.prompt_tokens.tolist()
         self._arrived = 0
         if plan and self._faults is not None:
             self._expect_faults(self._faults, plan, cluster)
@@ -190,10 +191,10 @@ class Simulation:
         """Report every request of this instant, then wait for the next."""
         workload = self._workload
         limit = workload.output_tokens_max or OUTPUT_TOKENS_UNLIMITED
-        while self._arrived < len(self._arrivals_ns) and self._arrivals_ns[self._arrived] == self.now_ns:
+        while self._arrived < len(self._arrivals_ns) and self._arrivals_ns[self._arrived] == self._clock.now_ns:
             request = RequestId(self._arrived)
             labels = workload.labels[request] if workload.labels else ()
-            self._report(RequestArrived(Request(request, int(workload.prompt_tokens[request]), limit, labels)))
+            self._report(RequestArrived(Request(request, self._prompt_tokens[request], limit, labels)))
             self._arrived += 1
         if self._arrived < len(self._arrivals_ns):
             self._await_arrival()
@@ -210,7 +211,7 @@ class Simulation:
             self._tell(events)
 
     def _tell(self, events: Sequence[Event]) -> None:
-        now_ns = self.now_ns
+        now_ns = self._clock.now_ns
         commands = self.scheduler.handle(now_ns, events)
         self.events_total += len(events)
         for observe in self._observers:

@@ -18,7 +18,7 @@ from kvsim.core.messages import (
     RunPrefill,
     WorkerId,
 )
-from kvsim.sim.clock import Clock
+from kvsim.sim.clock import Clock, Wake
 from kvsim.sim.decoding import DecodingRequests
 from kvsim.sim.flow import NEVER_NS
 from kvsim.sim.step_times import StepTimes
@@ -46,6 +46,18 @@ class _DecodeRun:
 
     def total_fs(self) -> int:
         return steps_total_fs(self.steps, self.first_fs, self.growth_fs, self.carry_fs)
+
+
+class _RunEnds(Wake):
+    """The planned end of a decode run has come, unless it was cut meanwhile."""
+
+    def __init__(self, worker: "SimulatedWorker", run: _DecodeRun) -> None:
+        self._worker = worker
+        self._run = run
+        self._steps = run.steps
+
+    def act(self) -> None:
+        self._worker.end_decode(self._run, self._steps)
 
 
 class SimulatedWorker:
@@ -160,7 +172,7 @@ class SimulatedWorker:
         if run is not None and not self._paused:
             steps = self._steps_over(run)
             if steps == run.steps:
-                self._end_decode(run, steps)
+                self.end_decode(run, steps)
             elif steps:
                 self._requests.advance(steps)
                 self._report(self._advanced(run, steps, ended=False, finished=()))
@@ -214,13 +226,14 @@ class SimulatedWorker:
 
     def _await_end(self, run: _DecodeRun) -> None:
         end_ns = run.started_ns + run.total_fs() // FEMTOSECONDS_PER_NS
-        self._clock.call_after(max(0, end_ns - self._clock.now_ns), partial(self._end_decode, run, run.steps))
+        self._clock.wake_after(max(0, end_ns - self._clock.now_ns), _RunEnds(self, run))
 
-    def _end_decode(self, run: _DecodeRun, steps: int) -> None:
+    def end_decode(self, run: _DecodeRun, steps: int) -> None:
+        """The instant at which the run was to end after ``steps`` steps has come."""
         if self._run is not run or run.steps != steps:
             return  # a timer of before a cut: SimPy cannot take it back
         if self._paused:
-            self._held.append(partial(self._end_decode, run, steps))
+            self._held.append(partial(self.end_decode, run, steps))
             return
         self._run = None
         self._carry_fs = run.total_fs() % FEMTOSECONDS_PER_NS

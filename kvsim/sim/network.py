@@ -43,6 +43,7 @@ class Network:
         self._uplinks = {uplink.name: (index, uplink) for index, uplink in enumerate(hardware.uplinks)}
         self._capacities = _capacities(hardware)
         self._whole = tuple(self._capacities)
+        self._nic_latency_ns = [worker.nic.latency_ns for worker in hardware.workers]
         self._worker_extra_ns = [0] * len(hardware.workers)
         self._uplink_extra_ns = dict.fromkeys(self._uplinks, 0)
         self._paths: dict[tuple[int, int, TransferKind], Path] = {}
@@ -57,16 +58,12 @@ class Network:
     def latency_ns(self, source: int, target: int) -> int:
         """One way, an empty message: the larger of the two NICs' latencies, plus every uplink on the way, plus what
         either has on top at this instant."""
-        nics_ns = max(self._workers[source].nic.latency_ns, self._workers[target].nic.latency_ns)
-        extra_ns = self._worker_extra_ns[source] + self._worker_extra_ns[target]
-        return (
-            nics_ns
-            + extra_ns
-            + sum(
-                uplink.latency_ns + self._uplink_extra_ns[uplink.name]
-                for uplink, _ in self._uplinks_between(source, target)
-            )
-        )
+        nics_ns = max(self._nic_latency_ns[source], self._nic_latency_ns[target])
+        latency_ns = nics_ns + self._worker_extra_ns[source] + self._worker_extra_ns[target]
+        if self._uplinks:
+            for uplink, _ in self._uplinks_between(source, target):
+                latency_ns += uplink.latency_ns + self._uplink_extra_ns[uplink.name]
+        return latency_ns
 
     def start(
         self,
@@ -93,7 +90,7 @@ class Network:
         flow = Flow(self._flows_started, path, size_bytes, size_bytes / operations, finished)
         self._flows_started += 1
         self._flows[flow.id] = path.flows[flow.id] = flow
-        alone = not any(self._flows_at[resource] for resource in path.meets)
+        alone = not self._meets_others(path)
         for resource in path.meets:
             self._flows_at[resource] += 1
         if alone:
@@ -204,12 +201,20 @@ class Network:
         for flow in ended:
             self._remove(flow)
         for flow in ended:
-            if any(self._flows_at[resource] for resource in flow.path.meets):
+            if self._meets_others(flow.path):
                 self._share_later(flow.path.meets)
         if not self._touched:  # else sharing plans
             self._plan()
         for flow in ended:
             flow.finished()
+
+    def _meets_others(self, path: Path) -> bool:
+        """Whether any flow is where a flow on this path, itself not counted, would feel it."""
+        flows_at = self._flows_at
+        for resource in path.meets:  # noqa: SIM110  # a generator costs more than the whole loop
+            if flows_at[resource]:
+                return True
+        return False
 
     def _remove(self, flow: Flow) -> None:
         del self._flows[flow.id], flow.path.flows[flow.id]
