@@ -100,7 +100,7 @@ def test_check_notices_blocks_that_are_owned_twice_or_do_not_exist(
     pool = BlockPool(4, allocation)
     pool.assign(A, 2)
     pool.check()
-    pool._tables[B] = [value for run in runs for value in run]
+    pool._tables[B] = runs
     with pytest.raises(AssertionError, match=message):
         pool.check()
 

@@ -27,15 +27,14 @@ def free_list(allocation: Allocation, blocks_total: int) -> FreeList:
 
 
 class BlockPool:
-    """Blocks ``0 .. blocks_total - 1``: each is free or belongs to exactly one request. A table holds first block and
-    number of blocks of each run in turn."""
+    """Blocks ``0 .. blocks_total - 1``: each is free or belongs to exactly one request."""
 
     def __init__(self, blocks_total: int, allocation: Allocation) -> None:
         assert blocks_total > 0, f"a pool of {blocks_total} blocks"
         self.blocks_total = blocks_total
         self.blocks_free = blocks_total
         self._free = free_list(allocation, blocks_total)
-        self._tables: dict[RequestId, list[int]] = {}
+        self._tables: dict[RequestId, list[tuple[int, int]]] = {}
         self._generations: dict[RequestId, int] = {}
 
     def assign(self, request: RequestId, blocks: int, generation: int = 0) -> BlockRuns:
@@ -48,9 +47,7 @@ class BlockPool:
         table = self._tables.get(request)
         if table is None:
             table = self._tables[request] = []
-        for first_block, run_blocks in taken:
-            table.append(first_block)
-            table.append(run_blocks)
+        table.extend(taken)
         return taken
 
     def grow(self, requests: Sequence[RequestId]) -> None:
@@ -64,11 +61,11 @@ class BlockPool:
             for block in range(first_block, first_block + blocks):
                 table = tables[requests[place]]
                 place += 1
-                if table[-2] + table[-1] == block:
-                    table[-1] += 1
+                last_first, last_blocks = table[-1]
+                if last_first + last_blocks == block:
+                    table[-1] = (last_first, last_blocks + 1)
                 else:
-                    table.append(block)
-                    table.append(1)
+                    table.append((block, 1))
 
     def peek(self, blocks: int) -> BlockRuns:
         """The blocks that the next ``grow`` will take, in order."""
@@ -80,9 +77,8 @@ class BlockPool:
         released = 0
         del self._generations[request]
         table, free = self._tables.pop(request), self._free
-        for place in range(len(table) - 2, -1, -2):
-            blocks = table[place + 1]
-            free.give_back(table[place], blocks)
+        for first_block, blocks in reversed(table):
+            free.give_back(first_block, blocks)
             released += blocks
         self.blocks_free += released
         return released
@@ -91,7 +87,7 @@ class BlockPool:
         """Free all blocks of a request that may come back: the first ``full_blocks`` hold tokens that it will need
         again. Only with oldest_first."""
         assert isinstance(self._free, OldestFirst), "blocks are kept by oldest_first only"
-        blocks = [block for first, count in self.table(request) for block in range(first, first + count)]
+        blocks = [block for first, count in self._tables[request] for block in range(first, first + count)]
         self.release(request)
         self._free.keep(request, blocks[:full_blocks])
 
@@ -106,13 +102,12 @@ class BlockPool:
         taken = self._free.take_back(request, blocks)
         self.blocks_free -= blocks
         self._generations[request] = generation
-        self._tables[request] = [value for run in taken for value in run]
+        self._tables[request] = list(taken)
         return taken
 
     def table(self, request: RequestId) -> BlockRuns:
         """The request's blocks in order of their tokens."""
-        table = self._tables[request]
-        return tuple([(table[place], table[place + 1]) for place in range(0, len(table), 2)])
+        return tuple(self._tables[request])
 
     def generation(self, request: RequestId) -> int:
         """That of the request's blocks here; 0 if it has none."""
@@ -124,7 +119,7 @@ class BlockPool:
 
     def blocks_of(self, request: RequestId) -> int:
         """How many blocks the request has here."""
-        return sum(self._tables.get(request, [])[1::2])
+        return sum([blocks for _, blocks in self._tables.get(request, ())])
 
     def check(self) -> None:
         """Assert the conservation law: every block is free or in one table, exactly once."""
@@ -132,7 +127,7 @@ class BlockPool:
         free_blocks = sum([blocks for _, blocks in free])
         assert free_blocks == self.blocks_free, f"{free_blocks} blocks in the free list, {self.blocks_free} counted"
         next_block = 0
-        for first_block, blocks in sorted(free + [run for request in self._tables for run in self.table(request)]):
+        for first_block, blocks in sorted(free + [run for table in self._tables.values() for run in table]):
             assert blocks > 0, f"a run of {blocks} blocks at block {first_block}"
             assert first_block == next_block, f"block {min(first_block, next_block)} is owned twice or lost"
             next_block = first_block + blocks

@@ -121,7 +121,7 @@ class DecodeBatch:
             if state is not None and self._limit_step(state) == step:
                 return step - self.steps_total
             heappop(self._limits)
-        return 1 << 62
+        return 1 << 60
 
     def _limit_step(self, state: RequestState) -> int:
         return state.joined_step + state.generated_max - state.generated

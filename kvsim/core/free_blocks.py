@@ -36,68 +36,69 @@ class FreeList:
 
 
 class FirstFit(FreeList):
-    """Free runs sorted by first block, neighbours always merged."""
+    """Free runs (first block, blocks), sorted, neighbours always merged."""
 
     def __init__(self, blocks_total: int) -> None:
-        self._starts = [0]
-        self._lengths = [blocks_total]
+        self._runs = [(0, blocks_total)]
 
     def take(self, blocks: int) -> BlockRuns:
         """The lowest run that holds all blocks; where none does, the lowest runs one after the other."""
-        starts, lengths = self._starts, self._lengths
-        for index, length in enumerate(lengths):
+        runs = self._runs
+        for index in range(len(runs)):
+            start, length = runs[index]
             if length >= blocks:
-                start = starts[index]
                 if length == blocks:
-                    del starts[index], lengths[index]
+                    del runs[index]
                 else:
-                    starts[index] = start + blocks
-                    lengths[index] = length - blocks
+                    runs[index] = (start + blocks, length - blocks)
                 return ((start, blocks),)
         return self.take_next(blocks)
 
     def take_next(self, blocks: int) -> BlockRuns:
-        starts, lengths = self._starts, self._lengths
-        runs = self.peek(blocks)
-        whole = len(runs) - 1
-        last = runs[whole][1]
-        if last == lengths[whole]:
-            whole += 1
+        runs = self._runs
+        taken = self.peek(blocks)
+        last = len(taken) - 1
+        start, length = runs[last]
+        used = taken[last][1]
+        if used == length:
+            last += 1
         else:
-            starts[whole] += last
-            lengths[whole] -= last
-        if whole:
-            del starts[:whole], lengths[:whole]
-        return runs
+            runs[last] = (start + used, length - used)
+        if last:
+            del runs[:last]
+        return taken
 
     def peek(self, blocks: int) -> BlockRuns:
-        starts, lengths = self._starts, self._lengths
-        whole, left = 0, blocks
-        while (length := lengths[whole]) < left:
-            left -= length
+        runs = self._runs
+        start, length = runs[0]
+        if length >= blocks:
+            return ((start, blocks),)
+        whole = 0
+        while length < blocks:
+            blocks -= length
             whole += 1
-        last = (starts[whole], left)
-        return (*zip(starts[:whole], lengths[:whole], strict=True), last) if whole else (last,)
+            start, length = runs[whole]
+        seen = runs[:whole]
+        seen.append((start, blocks))
+        return tuple(seen)
 
     def give_back(self, first_block: int, blocks: int) -> None:
-        starts, lengths = self._starts, self._lengths
-        index = bisect_left(starts, first_block)
-        joins_left = index > 0 and starts[index - 1] + lengths[index - 1] == first_block
-        joins_right = index < len(starts) and first_block + blocks == starts[index]
-        if joins_left:
-            if joins_right:
-                blocks += lengths[index]
-                del starts[index], lengths[index]
-            lengths[index - 1] += blocks
-        elif joins_right:
-            starts[index] = first_block
-            lengths[index] += blocks
-        else:
-            starts.insert(index, first_block)
-            lengths.insert(index, blocks)
+        runs = self._runs
+        index = bisect_left(runs, (first_block, 0))
+        if index < len(runs):
+            start, length = runs[index]
+            if first_block + blocks == start:  # joins the run on its right
+                blocks += length
+                del runs[index]
+        if index:
+            start, length = runs[index - 1]
+            if start + length == first_block:
+                runs[index - 1] = (start, length + blocks)
+                return
+        runs.insert(index, (first_block, blocks))
 
     def runs(self) -> Iterator[tuple[int, int]]:
-        return zip(self._starts, self._lengths, strict=True)
+        return iter(self._runs)
 
 
 class Scattered(FreeList):

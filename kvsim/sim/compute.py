@@ -119,7 +119,8 @@ class StepModel:
 
     def decode_piece(self, batch_requests: int, _context_tokens: int) -> tuple[int, int, int]:
         """See ``StepTimes``."""
-        return (*self.decode_fs(batch_requests), UNBOUNDED)
+        base_fs, token_fs = self.decode_fs(batch_requests)
+        return base_fs, token_fs, UNBOUNDED
 
     def breakdown_prefill(
         self, chunks: Sequence[tuple[int, int]], decode_requests: int, decode_context_tokens: int
