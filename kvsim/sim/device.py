@@ -13,8 +13,7 @@ from heapq import heappop, heappush
 
 from kvsim.core.messages import FEMTOSECONDS_PER_NS
 from kvsim.sim.clock import Clock
-
-_NEVER_NS = 2**63 - 1
+from kvsim.sim.flow import NEVER_NS
 
 
 class Work:
@@ -41,7 +40,7 @@ class SharedDevice:
         self._updated_at_ns = 0
         self._ends: list[tuple[int, int, Work, Callable[[], None] | None]] = []  # a milestone has an action
         self._begun = 0
-        self._timer_at_ns = _NEVER_NS
+        self._timer_at_ns = NEVER_NS
         self._timer_generation = 0
 
     @property
@@ -123,7 +122,7 @@ class SharedDevice:
     def _on_timer(self, generation: int) -> None:
         if generation != self._timer_generation:
             return
-        self._timer_at_ns = _NEVER_NS
+        self._timer_at_ns = NEVER_NS
         self._advance()
         pace = self._pace()
         due = []

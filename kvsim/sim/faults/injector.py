@@ -32,6 +32,7 @@ from kvsim.sim.faults.outage import Outage
 from kvsim.sim.faults.plan import Fault, FaultPlan
 from kvsim.sim.faults.transfers import FallibleTransfers
 from kvsim.sim.faults.workers import MortalWorker, PacedSteps
+from kvsim.sim.flow import NEVER_NS
 from kvsim.sim.hardware import Hardware
 from kvsim.sim.network import Network
 from kvsim.sim.step_times import StepTimes
@@ -39,7 +40,6 @@ from kvsim.sim.transfers import TransferEngine
 from kvsim.sim.workers import Workers
 
 STOPS = ("worker_crash", "worker_hang")
-_NEVER_NS = 2**63 - 1
 
 
 class FaultInjector:
@@ -266,7 +266,7 @@ class FaultInjector:
         """The worker itself must know, so that its reports do not depend on how long its runs are."""
         now_ns = self._clock.now_ns
         due = (f.at_ns for f in self._plan.timed if f.worker == worker and f.kind in STOPS and f.at_ns >= now_ns)
-        self._workers[worker].expect_stop(min(due, default=_NEVER_NS))
+        self._workers[worker].expect_stop(min(due, default=NEVER_NS))
 
     # --- everything else ----------------------------------------------------------------------------------------------
 
