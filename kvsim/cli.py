@@ -16,6 +16,7 @@ import typer
 from kvsim.cli_audit import audit as print_audit
 from kvsim.cli_bench import bench
 from kvsim.cli_chaos import chaos
+from kvsim.cli_doctor import doctor
 from kvsim.cli_explain import explain
 from kvsim.cli_fuzz import fuzz
 from kvsim.cli_profile import fidelity, profile
@@ -165,6 +166,7 @@ app.command()(explain)
 app.command()(calibrate)
 app.command()(validate)
 app.command()(chaos)
+app.command()(doctor)
 app.command()(fidelity)
 
 app.command()(fuzz)

@@ -24,7 +24,7 @@ IMPORTERS = (
     ),
     Importer(
         "vllm-layers",
-        "folder with the per-layer kernel times (meta.yaml, tp1/*.csv) of casys-kaist/LLMServingSim 2.0",
+        "folder with the per-layer kernel times (meta.yaml, tpN/*.csv) of casys-kaist/LLMServingSim 2.0",
         "kvsim.profile.layer_import",
     ),
     Importer(
@@ -38,7 +38,7 @@ IMPORTERS = (
 FITTED = {
     "tables": "profile that 'kvsim profile import' wrote, with tables of kernels",
     "vllm-kernels": "folder as for 'kvsim profile import'",
-    "layers": "folder with per-layer times in the layout of casys-kaist/LLMServingSim (dense.csv, attention.csv)",
+    "layers": "folder with per-layer times in the layout of casys-kaist/LLMServingSim 2.0 (tpN/*.csv)",
     "serving": "CSV of end-to-end times in the layout of Mutinifni/splitwise-sim",
 }
 """What ``kvsim profile fit`` reads, by kind."""

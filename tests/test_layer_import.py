@@ -6,9 +6,13 @@ import pytest
 import yaml
 from layer_layout import META, write_layout
 
+from kvsim.presets import load_gpus, load_models
 from kvsim.profile.importers import ProfileImportError, import_profile
 from kvsim.profile.layer_fields import LayerTimes, layer_tables
+from kvsim.profile.layer_rows import load_layers
 from kvsim.scenario import load_scenario, read_profile
+from kvsim.sim.collectives import all_reduce_s
+from kvsim.sim.layer_steps import LayerSteps
 from kvsim.study import run_scenario
 
 
@@ -131,6 +135,55 @@ def test_a_grid_with_a_hole_is_refused(folder: Path, tmp_path: Path) -> None:
 def test_a_model_without_a_preset_is_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "meta.yaml").write_text(yaml.safe_dump({**META, "model": "nobody/Nothing-1B"}))
     assert "model: found nobody/Nothing-1B, expected one of the presets llama-3.1-8b" in complaints(folder, tmp_path)
+
+
+def halved(folder: Path) -> Path:
+    """The tables as those of one of two GPUs."""
+    return (folder / "tp1").rename(folder / "tp2")
+
+
+def test_times_of_one_of_two_gpus_say_so_and_all_reduces_come_on_top(folder: Path, tmp_path: Path) -> None:
+    halved(folder)
+    import_profile("vllm-layers", folder, tmp_path / "gpu.yaml")
+    profile = read_profile(tmp_path / "gpu.yaml")
+    assert profile.tensor_parallel == 2
+    assert any("all-reduces are not in the times" in note for note in profile.notes)
+    model = load_models()["llama-3.1-8b"].value
+    tables, gpu = profile.layer_tables(), load_gpus()["a100-sxm-80g"].value
+    assert tables is not None
+    alone = LayerSteps(tables, model, None, 1).prefill_ns([(0, 16)], 0, 0)
+    shared = LayerSteps(tables, model, gpu, 2).prefill_ns([(0, 16)], 0, 0)
+    reduced_ns = 64 * all_reduce_s(gpu, 2, 16 * 4096 * 2) * 1e9  # two a layer
+    assert shared - alone == pytest.approx(reduced_ns, abs=2)
+
+
+def test_kernels_of_one_of_two_gpus_have_half_the_width(folder: Path) -> None:
+    tables = load_layers(halved(folder))
+    shapes = {(n, k) for n, k in tables["gemm"][["n", "k"]].to_numpy().tolist()}
+    assert shapes == {(3072, 4096), (4096, 2048), (14336, 4096), (4096, 7168), (64128, 4096)}
+    assert set(tables["generation_attention"]["heads"]) == {16}
+    assert set(tables["generation_attention"]["kv_heads"]) == {4}
+
+
+def test_of_several_numbers_of_gpus_one_must_be_named(folder: Path, tmp_path: Path) -> None:
+    (folder / "tp2").mkdir()
+    assert "found tp1, tp2, expected PATH to name one of them" in complaints(folder, tmp_path)
+    import_profile("vllm-layers", folder / "tp1", tmp_path / "gpu.yaml")
+    assert read_profile(tmp_path / "gpu.yaml").tensor_parallel == 1
+
+
+def test_gpus_that_do_not_divide_the_heads_are_told(folder: Path, tmp_path: Path) -> None:
+    (folder / "tp1").rename(folder / "tp3")
+    assert "found 3 GPUs, expected a divisor of the 32 heads of llama-3.1-8b" in complaints(folder, tmp_path)
+
+
+def test_a_mixture_of_experts_is_told_to_be_out_of_reach(folder: Path, tmp_path: Path) -> None:
+    (folder / "meta.yaml").write_text(yaml.safe_dump({**META, "model": "mistralai/Mixtral-8x7B-v0.1"}))
+    said = complaints(folder, tmp_path)
+    assert "found mistralai/Mixtral-8x7B-v0.1, expected one of the presets" in said
+    (folder / "meta.yaml").write_text(yaml.safe_dump({**META, "model": "Qwen/Qwen3-30B-A3B"}))
+    said = complaints(folder, tmp_path)
+    assert "found Qwen/Qwen3-30B-A3B, a mixture of experts, expected a dense model: the layout has no times by" in said
 
 
 LAYERS = {

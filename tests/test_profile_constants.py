@@ -18,8 +18,9 @@ from kvsim.profile.fit_kernels import fit_kernels
 from kvsim.profile.fit_result import fit_text
 from kvsim.profile.fit_serving import fit_serving, predicted_serving
 from kvsim.profile.fitters import ProfileFitError, fit_gpu
+from kvsim.profile.importers import ProfileImportError
 from kvsim.profile.laws import predicted_seconds
-from kvsim.profile.layer_rows import LayerTimesError, load_layers
+from kvsim.profile.layer_rows import load_layers
 from kvsim.profile.nonlinear import Parameter, fit
 from kvsim.profile.serving_points import ServingError, ServingPoint, read_serving
 from kvsim.sim.hardware import KernelSpec
@@ -169,7 +170,7 @@ def _scaled(table: pd.DataFrame, factor: float) -> pd.DataFrame:
 
 
 def layers_folder(tmp_path: Path, dense: str = "layer,tokens,time_us\nqkv_proj,64,60\nlayernorm,64,2\n") -> Path:
-    (tmp_path / "meta.yaml").write_text("model: meta-llama/Llama-3.1-8B\n")
+    (tmp_path / "meta.yaml").write_text("model: meta-llama/Llama-3.1-8B\ngpu: an RTX 4090\nvllm_version: 0.19.0\n")
     folder = tmp_path / "tp1"
     folder.mkdir(exist_ok=True)
     (folder / "dense.csv").write_text(dense)
@@ -188,14 +189,14 @@ def test_layers_become_kernels_and_steps_with_both_are_left_out(tmp_path: Path) 
 
 
 def test_layers_that_cannot_be_used_are_told(tmp_path: Path) -> None:
-    with pytest.raises(LayerTimesError, match="found layer qkvproj, expected one of act_fn, down_proj, embedding"):
+    with pytest.raises(ProfileImportError, match="layer: found qkvproj, expected only layernorm, qkv_proj"):
         load_layers(layers_folder(tmp_path, "layer,tokens,time_us\nqkvproj,64,60\n"))
     with pytest.raises(
-        LayerTimesError, match=r"dense.csv: columns tokens are missing, expected layer, tokens, time_us"
+        ProfileImportError, match=r"dense.csv: columns tokens are missing, expected layer, tokens, time_us"
     ):
         load_layers(layers_folder(tmp_path, "layer,time_us\nqkv_proj,60\n"))
     (tmp_path / "tp1" / "attention.csv").unlink()
-    with pytest.raises(LayerTimesError, match=r"attention.csv: there is no such file"):
+    with pytest.raises(ProfileImportError, match=r"attention.csv: there is no such file"):
         load_layers(tmp_path / "tp1")
 
 

@@ -12,6 +12,7 @@ from kvsim.profile.fitters import ProfileFitError, steps_profile
 from kvsim.profile.importers import Imported, write_imported
 from kvsim.profile.interpolate import KernelTable
 from kvsim.profile.kernel_tables import COLUMNS
+from kvsim.profile.kriging import Places, estimate
 from kvsim.profile.laws import predicted_seconds
 from kvsim.profile.step_tables import StepTablesError
 from kvsim.sim.compute import StepModel
@@ -38,11 +39,21 @@ def test_measured_shapes_take_what_was_measured() -> None:
     assert not answer.outside.any()
 
 
-def test_between_two_shapes_the_ratio_to_the_law_is_interpolated_on_the_logarithm_of_the_dimension() -> None:
-    """512 tokens lie in the middle between 256 and 1024: the ratio is the geometric mean of 8 and 10."""
-    asked = shapes((512, 1024, 4096))
+def test_between_two_shapes_the_ratio_to_the_law_lies_between_theirs_nearer_to_the_nearer_one() -> None:
+    """Ratios are 8 at 256 tokens and 10 at 1024."""
+    asked = shapes((320, 1024, 4096), (512, 1024, 4096), (896, 1024, 4096))
     answer = KernelTable("gemm", table(), H100).times(asked)
-    assert answer.seconds == pytest.approx(predicted_seconds("gemm", asked, H100) * 80**0.5, rel=1e-9)
+    ratios = answer.seconds / predicted_seconds("gemm", asked, H100)
+    assert 8 < ratios[0] < ratios[1] < ratios[2] < 10
+
+
+def test_kernels_that_keep_their_distance_to_the_law_keep_it_between_and_beyond() -> None:
+    """Weights add up to 1: one ratio everywhere is the ratio everywhere."""
+    known = table().assign(us=lambda rows: predicted_seconds("gemm", rows, H100) * 1e6 * 1.7)
+    asked = shapes((300, 3000, 2000), (1, 99, 70_000), (100_000, 4096, 4096))
+    answer = KernelTable("gemm", known, H100).times(asked)
+    assert answer.seconds == pytest.approx(1.7 * predicted_seconds("gemm", asked, H100), rel=1e-9)
+    assert answer.outside.tolist() == [False, True, True]
 
 
 def test_beyond_the_measured_range_the_law_goes_on_from_the_nearest_ratio_and_that_is_flagged() -> None:
@@ -52,16 +63,54 @@ def test_beyond_the_measured_range_the_law_goes_on_from_the_nearest_ratio_and_th
     assert answer.outside.tolist() == [True, False]
 
 
-def test_a_shape_that_differs_in_more_than_one_dimension_from_all_measured_ones_has_no_answer() -> None:
-    assert np.isnan(KernelTable("gemm", table(), H100).times(shapes((100, 3000, 3000))).seconds).all()
+def test_a_shape_whose_other_conditions_were_not_measured_has_no_answer() -> None:
+    asked = shapes((256, 1024, 1024)).assign(dtype="fp8")
+    assert np.isnan(KernelTable("gemm", table(), H100).times(asked).seconds).all()
 
 
-def test_the_dimension_that_answers_best_for_shapes_left_out_counts_most() -> None:
-    """Times depend on n in a way that no law knows, and hardly on k: neighbours in k are the ones to ask."""
-    found = table().assign(us=lambda rows: rows["us"] * np.where(rows["n"] == 4096, 3.0, 1.0))
-    asked = found[found["m"] == 256].iloc[[0]]
-    answer = KernelTable("gemm", found.drop(index=asked.index), H100).times(asked.drop(columns="us"))
-    assert answer.seconds[0] * 1e6 == pytest.approx(asked["us"].iloc[0], rel=0.05)
+def test_the_order_of_the_measurements_does_not_matter() -> None:
+    asked = shapes((300, 3000, 2000))
+    known = table()
+    first = KernelTable("gemm", known, H100).times(asked).seconds
+    assert KernelTable("gemm", known[::-1], H100).times(asked).seconds == pytest.approx(first, rel=1e-9)
+
+
+def test_a_token_beyond_a_tile_is_nearer_to_the_next_tile() -> None:
+    """Times jump by half behind each 64 rows: 65 rows are told by 96, not by the nearer 64."""
+    rows = list(product((16, 48, 64, 96, 112, 128), (1024, 2048, 4096), (1024, 4096)))
+    known = pd.DataFrame(rows, columns=["m", "n", "k"]).assign(dtype="bfloat16")
+    law_us = predicted_seconds("gemm", known, H100) * 1e6
+    known = known.assign(us=law_us * np.where(known["m"] > 64, 1.5, 1.0))
+    asked = shapes((65, 2048, 4096), (63, 2048, 4096))
+    ratios = KernelTable("gemm", known, H100).times(asked).seconds / predicted_seconds("gemm", asked, H100)
+    assert ratios[0] > 1.35
+    assert ratios[1] < 1.05
+
+
+def line(values: list[float]) -> Places:
+    places = np.array([[value] for value in values])
+    return Places(places, places)
+
+
+def test_two_measurements_are_weighed_as_computed_by_hand() -> None:
+    """At distance 1 from one and 2 from the other, which are 3 apart: weights solve [[1.1, e^-3], [e^-3, 1.1]]."""
+    near, far, between = np.exp([-1.0, -2.0, -3.0])
+    weight = 0.5 + 0.5 * (near - far) / (1.1 - between)
+    assert estimate(line([0, 3]), np.array([10.0, 20.0]), line([1])) == pytest.approx([10 * weight + 20 * (1 - weight)])
+
+
+def test_a_value_that_was_measured_is_returned_and_a_far_place_has_the_mean_of_its_neighbours() -> None:
+    known, values = line([0, 1, 5]), np.array([1.0, 2.0, 6.0])
+    assert estimate(known, values, line([0, 1, 5])) == pytest.approx([1, 2, 6])
+    assert 1 < estimate(known, values, line([1000]))[0] < 6
+    assert estimate(line([7]), np.array([3.0]), line([0, 7])) == pytest.approx([3, 3])
+
+
+def test_only_neighbours_are_asked() -> None:
+    """40 alike places near the one asked for, one with a wild value far away, which then does not count."""
+    near = [i / 100 for i in range(40)]
+    estimated = estimate(line([*near, 50]), np.array([*[2.0] * 40, 1e9]), line([0.2]))
+    assert estimated == pytest.approx([2.0])
 
 
 LAW: dict[str, list[int] | list[str]] = {"dtype": ["bfloat16"], "kv_dtype": ["bfloat16"]}

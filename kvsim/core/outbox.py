@@ -6,6 +6,7 @@ It must not decide: it collects.
 from kvsim.core.messages import (
     ChooseMode,
     Command,
+    EndLease,
     FinishRequest,
     RunId,
     StartTransfer,
@@ -64,7 +65,7 @@ class Outbox:
 def _addressed(command: Command) -> tuple[WorkerId, ...]:
     """The workers that have to do something."""
     # a transfer that is lost need not be stopped: harmless
-    if isinstance(command, FinishRequest | ChooseMode | StopTransfer):
+    if isinstance(command, FinishRequest | ChooseMode | EndLease | StopTransfer):
         return ()
     if isinstance(command, StartTransfer):
         return command.source, command.target

@@ -142,7 +142,7 @@ class RequestLife:
         waits_first = state.phase is Phase.WAITING_MEMORY and not state.layers_ready  # its source is not chosen yet
         worker = self._fleet.place_decode(state, None if waits_first else state.prefill_worker, avoid)
         if worker is None:
-            # nobody's turn comes sooner if its KV is given up; the lease stays for a transfer whose end nobody heard of
+            # nobody's turn comes sooner if its KV is given up; the lease stays for a transfer whose end was not heard
             if not state.transfers_unreleased:
                 self.leases.drop(state.request.id)
             self.homeless_decode[state.request.id] = state

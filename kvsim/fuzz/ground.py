@@ -18,6 +18,7 @@ from kvsim.core.messages import (
     DecodeAdvanced,
     DismissWorker,
     DrainWorker,
+    EndLease,
     Event,
     FinishReason,
     FinishRequest,
@@ -203,6 +204,8 @@ class Ground:
             case ChooseMode(request, mode):
                 assert request not in self.ends, f"{mode} is chosen for request {request}, which is over"
                 self.modes[request] = mode
+            case EndLease(worker, request):
+                assert request in self._held[worker], f"worker {worker} has nothing of request {request}"
             case FinishRequest(request, why):
                 self._end(request, why)
 

@@ -17,6 +17,7 @@ from kvsim.profile.interpolate import KernelTable
 from kvsim.profile.laws import predicted_seconds
 from kvsim.profile.least_squares import Floats
 from kvsim.profile.points import StepPoint
+from kvsim.profile.product_shapes import product_shapes
 from kvsim.sim.compute import StepModel
 from kvsim.sim.hardware import GpuSpec, ModelShape
 from kvsim.units import div_ceil
@@ -41,6 +42,7 @@ class _Ratios:
 
     def __init__(self, tables: "Mapping[str, pd.DataFrame]", gpu: GpuSpec, model: ModelShape, ranks: int) -> None:
         self._gpu, self._model, self._ranks = gpu, model, ranks
+        self._shapes = product_shapes(model, ranks)
         self._tables = {name: KernelTable(name, chosen(name, tables[name]), gpu) for name in _TABLES}
         self.asked = self.by_law = self.outside = 0
 
@@ -48,7 +50,7 @@ class _Ratios:
         """Of the products of these names over ``rows`` rows."""
         import pandas as pd  # noqa: PLC0415
 
-        shapes = [self._shape(name) for name in names]
+        shapes = [self._shapes[name] for name in names]
         asked = pd.DataFrame({"dtype": "bfloat16", "m": rows, "n": [n for n, _ in shapes], "k": [k for _, k in shapes]})
         return self._of("gemm", asked)
 
@@ -61,20 +63,6 @@ class _Ratios:
         if name == "context_attention":
             shape["start"] = 0
         return float(self._of(name, pd.DataFrame([{**shape, "head_dim": self._model.head_dim}]))[0])
-
-    def _shape(self, name: str) -> tuple[int, int]:
-        """(outputs, inputs) of a product, as ``kvsim.sim.compute`` has them."""
-        model, ranks = self._model, self._ranks
-        query = model.heads // ranks * model.head_dim
-        kv = div_ceil(model.kv_heads, ranks) * model.head_dim
-        intermediate = div_ceil(model.intermediate, ranks)
-        return {
-            "qkv": (query + 2 * kv, model.hidden),
-            "attention_output": (model.hidden, query),
-            "gate_and_up": (2 * intermediate, model.hidden),
-            "down": (model.hidden, intermediate),
-            "lm_head": (div_ceil(model.vocabulary, ranks), model.hidden),
-        }[name]
 
     def _of(self, name: str, shapes: "pd.DataFrame") -> Floats:
         answer = self._tables[name].times(shapes)
@@ -146,7 +134,7 @@ def _composed_s(
     costs = steps.breakdown_prefill(chunks, decodes, context_tokens)
     tokens = sum(count for _, count in chunks) + decodes
     qkv, output, gate_and_up, down = ratios.products(
-        tokens, ("qkv", "attention_output", "gate_and_up", "down")
+        tokens, ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
     ).tolist()
     lm_head = float(ratios.products(len(chunks) + decodes, ("lm_head",))[0])
     mlp = (2 * gate_and_up + down) / 3  # weights and FLOPs of gate and up are twice those of down

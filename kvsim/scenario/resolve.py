@@ -195,6 +195,7 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
                     batch_tokens_max=_chunk_tokens(pool, document),
                     watermark_blocks=int(pool.watermark * kv_blocks[name]),
                     present=len(workers) not in late,
+                    paths=1 if pool.nics == 1 else 2,  # all of them; those that are left when one is lost
                     link_bytes_per_s=int(pool.nics * pool.nic.rate),
                     uplink=pool.uplink,
                     labels=tuple(sorted(pool.labels.items())),

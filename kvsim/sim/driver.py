@@ -18,6 +18,7 @@ from kvsim.core.messages import (
     DeadlineReached,
     DismissWorker,
     DrainWorker,
+    EndLease,
     Event,
     FinishRequest,
     KeepRole,
@@ -100,7 +101,8 @@ class Simulation:
             ReleaseBlocks: self._release_blocks,
             AssignBlocks: self._assign_blocks,
             FinishRequest: self._finish_request,
-            ChooseMode: self._choose_mode,
+            ChooseMode: self._only_say,
+            EndLease: self._only_say,
             DrainWorker: self._change_of_mind,
             KeepRole: self._change_of_mind,
             SwitchRole: self._switch_role,
@@ -263,8 +265,8 @@ class Simulation:
     def _assign_blocks(self, _command: AssignBlocks) -> None:
         """The blocks of a simulated worker hold no bytes."""
 
-    def _choose_mode(self, _command: ChooseMode) -> None:
-        """Nothing to carry out: it says how the scheduler goes on."""
+    def _only_say(self, _command: ChooseMode | EndLease) -> None:
+        """Nothing to carry out: it says what the scheduler has decided."""
 
     def _change_of_mind(self, _command: DrainWorker | KeepRole) -> None:
         """It shows in what is ordered."""

@@ -277,9 +277,14 @@ class FaultInjector:
         link = self._links.strike(fault)
         if fault.kind in DOWN:
             self.transfers.link_stalls(link)
-        if fault.kind == "nic_lost":  # a transfer is striped over all of them
-            self.transfers.break_all(_worker(fault))
-        self._at_end(fault, partial(self._links.heal, fault))
+        if fault.kind == "nic_lost":
+            self.transfers.nic_lost(_worker(fault))
+        self._at_end(fault, partial(self._heal, fault))
+
+    def _heal(self, fault: Fault) -> None:
+        self._links.heal(fault)
+        if fault.kind == "nic_lost":
+            self.transfers.nic_back(_worker(fault))
 
     def _cancel(self, fault: Fault) -> None:
         assert fault.request is not None, fault

@@ -6,6 +6,10 @@ a worker is reported lost that has a part in it. It must not know why a link or 
 A transfer that cannot end is given up after ``Detection.transfer_ns``. That is how long RDMA hardware sends again: with
 a timeout of 14 and 7 retries, 4.096 us x 2**14 x 7, about 0.5 s (ibv_modify_qp(3) of rdma-core); or how long a worker
 waits for a completion.
+
+A transfer is striped over all NICs of a worker, so it breaks when one of them is lost. As long as nobody can have
+noticed, for that same time, others begin and break; but one that is ordered to take another way (``path``) uses those
+that are left. From then on all do.
 """
 
 from collections.abc import Callable
@@ -68,6 +72,7 @@ class FallibleTransfers:
         self._moving: dict[TransferId, _Moving] = {}
         self._gone: dict[WorkerId, None] = {}
         self._paused: dict[WorkerId, list[Callable[[], None]]] = {}
+        self._noticed_ns: dict[WorkerId, int] = {}  # from when on it is known which NICs are left
         self._generations: dict[tuple[WorkerId, RequestId], int] = {}  # of the blocks that a request has somewhere
 
     def start(self, command: StartTransfer) -> None:
@@ -139,6 +144,15 @@ class FallibleTransfers:
             if link in self._links.between(*_ends(moving.command)):
                 self._give_up_unless_up(moving)
 
+    def nic_lost(self, worker: WorkerId) -> None:
+        """One of several NICs of this worker is gone."""
+        self._noticed_ns[worker] = self._clock.now_ns + self._give_up_ns
+        self.break_all(worker)
+
+    def nic_back(self, worker: WorkerId) -> None:
+        """It works again, and so does all that is begun now."""
+        self._noticed_ns.pop(worker, None)
+
     def break_all(self, worker: WorkerId) -> None:
         """Every transfer that this worker has a part in breaks."""
         for moving in list(self._moving.values()):
@@ -152,7 +166,8 @@ class FallibleTransfers:
         command = moving.command
         if not self._is_open(moving) or moving.cut:
             return
-        if any(worker in self._gone for worker in _ends(command)):
+        striped = command.path == 0 and any(self._misses_a_nic(worker) for worker in _ends(command))
+        if striped or any(worker in self._gone for worker in _ends(command)):
             moving.cut = True
             self._clock.call_after(self._give_up_ns, partial(self._give_up, moving))
             return
@@ -169,6 +184,10 @@ class FallibleTransfers:
             self._engine.start(part, partial(self._broke, entry), _nobody_cares)
         if any(self._links.is_down(link) for link in self._links.between(*_ends(command))):
             self._give_up_unless_up(moving)
+
+    def _misses_a_nic(self, worker: WorkerId) -> bool:
+        """Whether it has lost a NIC and nobody has noticed yet."""
+        return self._clock.now_ns < self._noticed_ns.get(worker, 0)
 
     def _broke(self, entry: int, transfer: TransferId) -> None:
         moving = self._moving.get(transfer)
