@@ -23,6 +23,21 @@ def count_blocks(blocks: BlockRuns) -> int:
     return total
 
 
+def in_parts(blocks: BlockRuns, parts: int, count: int) -> BlockRuns:
+    """The first ``count`` of the parts of these blocks, of which each has so many; part p of block b has the number
+    ``b * parts + p``. AssertionError if there are fewer."""
+    cut: list[tuple[int, int]] = []
+    left = count
+    for first, run_blocks in blocks:
+        if not left:
+            break
+        taken = min(left, run_blocks * parts)
+        cut.append((first * parts, taken))
+        left -= taken
+    assert not left, f"{left} of {count} parts are missing in {blocks}"
+    return tuple(cut)
+
+
 def block_ids(blocks: BlockRuns) -> Int64s:
     """Every block id of a table in order, shape ``(blocks,)``."""
     # two lists of numbers: numpy takes several times longer to convert tuples of pairs

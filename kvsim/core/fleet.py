@@ -27,7 +27,7 @@ class Fleet:
     how long a worker takes for an output; else all are taken to be equally fast."""
 
     def __init__(self, cluster: ClusterSpec, links: LinkLoads | None = None) -> None:
-        kv, policy = cluster.kv, cluster.policy
+        policy = cluster.policy
         self._links = links
         self.prefill_costs: Callable[[RequestState, Candidates], Candidates] | None = None
         self.decode_ns: Callable[[WorkerId], int] | None = None
@@ -48,7 +48,7 @@ class Fleet:
             self._placeable[spec.id] = spec.present
         disaggregated = bool(self.prefill and self.decode)
         assert bool(self.colocated) != disaggregated, "workers are either all colocated, or prefill and decode workers"
-        self._capacity_tokens = {spec.id: spec.kv_blocks * kv.block_tokens for spec in cluster.workers}
+        self._capacity_tokens = {spec.id: spec.kv_blocks * cluster.block_tokens(spec.id) for spec in cluster.workers}
         self._decode_turn = self._prefill_turn = 0
         self._touched = Touched(len(cluster.workers))
         entries = self.colocated or self.prefill
@@ -121,13 +121,13 @@ class Fleet:
 
     def _set_up(self, worker: WorkerId) -> None:
         spec, kv, policy = self._cluster.workers[worker], self._cluster.kv, self._policy
-        role = self._roles[worker]
+        role, block_tokens = self._roles[worker], self._cluster.block_tokens(worker)
         if role == "prefill":
-            self.prefill[worker] = PrefillEngine(spec, kv.block_tokens, policy, kv.layers)
+            self.prefill[worker] = PrefillEngine(spec, block_tokens, policy, kv.layers)
         elif role == "decode":
-            self.decode[worker] = DecodeEngine(spec, kv.block_tokens, policy)
+            self.decode[worker] = DecodeEngine(spec, block_tokens, policy)
         else:
-            self.colocated[worker] = ColocatedEngine(spec, kv.block_tokens, policy)
+            self.colocated[worker] = ColocatedEngine(spec, block_tokens, policy)
 
     # --- who has which role -------------------------------------------------------------------------------------------
 
