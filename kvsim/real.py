@@ -114,12 +114,13 @@ def validate(
     out: Path | str,
     profile: Path,
     *,
+    again_max: int = 2,
     audit: bool = False,
     report: bool = True,
     tell: Tell = lambda _done, _total, _doing: None,
 ) -> ValidationFolder:
     """Serve a scenario with real workers of this machine and simulate the same with this profile, which takes the place
-    of the pools' own. Writes a validation folder. Raises KvsimError."""
+    of the pools' own; see ``validate_scenario``. Raises KvsimError."""
     _require_engine()
     refuse_unreal(scenario)
     real, source = real_of(scenario), model_source(scenario)
@@ -142,7 +143,9 @@ def validate(
         served = serve_load(settings, requests, observers, timeout_s, scenario.seed, workload.labels, limits)
         return RealRun(served.decision_ns, served.other_cores, served.start_s)
 
-    return validate_scenario(changed, out, serve, profile=profile, audit=audit, report=report, tell=tell)
+    return validate_scenario(
+        changed, out, serve, profile=profile, again_max=again_max, audit=audit, report=report, tell=tell
+    )
 
 
 def with_transport(scenario: Scenario, transport: str) -> Scenario:

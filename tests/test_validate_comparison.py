@@ -68,6 +68,15 @@ def test_a_difference_of_all_requests_is_significant_whatever_the_load_does() ->
     assert interval.high == pytest.approx(0.1)
 
 
+def test_the_confidence_is_for_all_comparisons_together() -> None:
+    """Eight batches have 7 degrees of freedom: t is 2.365 for 95 % and, for one of 15 that share 5 %, 4.355."""
+    ours, theirs = np.random.default_rng(3).normal(1.0, 0.5, REQUESTS), np.zeros(REQUESTS)
+    alone, among_many = paired_interval(ours, theirs), paired_interval(ours, theirs, 15)
+    assert alone.mean == among_many.mean
+    widths = (among_many.high - among_many.low) / (alone.high - alone.low)
+    assert widths == pytest.approx(4.3553 / 2.3646, rel=1e-3)
+
+
 def test_requests_without_a_value_in_one_world_are_left_out() -> None:
     ours, theirs = np.full(REQUESTS + 1, 2.0), np.full(REQUESTS + 1, 1.0)
     ours[0] = nan

@@ -32,7 +32,7 @@ from backends.worker.settings import WorkerSettings
 from backends.worker.stamps import Stamps
 from backends.worker.tables import BlockTables
 from backends.worker.transfers import Transfers
-from backends.worker.transports import lacking_capability, open_transport
+from backends.worker.transports import lacking_capability, open_transport, peers_may
 from backends.worker.warm_up import warm_up
 from backends.worker.worker import Worker, peer_names
 from kvsim.core.cluster import WorkerSpec
@@ -109,6 +109,11 @@ def check_settings(spec: WorkerSpec, settings: WorkerSettings) -> None:
     expected = settings.model.kv_spec(kv.block_tokens)
     if kv != expected:
         raise WorkerError(f"worker {spec.name}: the model's KV cache is {expected}, the cluster is planned with {kv}")
+    if settings.cluster.block_tokens(spec.id) != kv.block_tokens:
+        raise WorkerError(
+            f"worker {spec.name}: blocks of {spec.block_tokens} tokens; real workers all have those of the cluster, "
+            f"{kv.block_tokens}"
+        )
     if spec.tensor_parallel != 1:
         raise WorkerError(
             f"worker {spec.name}: tensor_parallel {spec.tensor_parallel}; real workers have one rank each"
@@ -159,13 +164,13 @@ def _cache(
     if device.type == "cpu":
         memory = transport.allocate(prod(tensor.shape) * kv.dtype_bytes)
         cache = PagedKvCache(torch.frombuffer(memory, dtype=dtype).view(tensor.shape))
-        return cache, transport.register(memory, tensor).tensor
+        return cache, transport.register(memory, tensor, peers_may(settings.cluster.policy.transfer_mode)).tensor
     cache = PagedKvCache(torch.zeros(tensor.shape, dtype=dtype, device=device))
     if settings.cluster.policy.transfer_mode == "colocated":
         return cache, tensor
     if not transport.capabilities.device_memory:
         raise WorkerError(f"worker {spec.name}: transport {transport.capabilities.name} does not reach {device} memory")
-    return cache, transport.register(cache.tensor, tensor).tensor
+    return cache, transport.register(cache.tensor, tensor, peers_may(settings.cluster.policy.transfer_mode)).tensor
 
 
 def _pci_address(device: torch.device) -> str:
