@@ -4,9 +4,8 @@ With it a measured link can be held against the link that was fitted to it, by t
 know how links are measured or fitted.
 """
 
-import simpy
-
 from kvsim.core.messages import RequestId, StartTransfer, TransferId, TransferKind, WorkerId
+from kvsim.sim.clock import Clock
 from kvsim.sim.hardware import Hardware, MessageSpec, ModelShape, NicSpec, WorkerHardware
 from kvsim.sim.network import Network
 from kvsim.sim.transfers import TransferEngine
@@ -18,7 +17,7 @@ def transfer_ns(nic: NicSpec, kind: TransferKind, *, size_bytes: int, operations
     """Nanoseconds from the order until the initiator knows that all bytes are in place: for a pull its target, for a
     push its source. ``size_bytes`` move in ``operations`` equal operations. Kind message has no initiator."""
     assert kind != "message", "a message has two initiators"
-    env = simpy.Environment()
+    clock = Clock()
     worker = WorkerHardware(None, 1, nic, 1, None)
     hardware = Hardware(_NO_MODEL, (worker, worker), (), MessageSpec(0, 0, 1.0), 0)
     ends: dict[str, int] = {}
@@ -36,10 +35,10 @@ def transfer_ns(nic: NicSpec, kind: TransferKind, *, size_bytes: int, operations
         operations=operations,
         last=True,
     )
-    TransferEngine(env, Network(env, hardware), hardware).start(
+    TransferEngine(clock, Network(clock, hardware), hardware).start(
         order,
-        lambda _: ends.__setitem__("pull", int(env.now)),
-        lambda _: ends.__setitem__("push", int(env.now)),
+        lambda _: ends.__setitem__("pull", clock.now_ns),
+        lambda _: ends.__setitem__("push", clock.now_ns),
     )
-    env.run()
+    clock.run()
     return ends[kind]
