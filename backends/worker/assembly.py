@@ -109,6 +109,11 @@ def check_settings(spec: WorkerSpec, settings: WorkerSettings) -> None:
     expected = settings.model.kv_spec(kv.block_tokens)
     if kv != expected:
         raise WorkerError(f"worker {spec.name}: the model's KV cache is {expected}, the cluster is planned with {kv}")
+    if settings.cluster.block_tokens(spec.id) != kv.block_tokens:
+        raise WorkerError(
+            f"worker {spec.name}: blocks of {spec.block_tokens} tokens; real workers all have those of the cluster, "
+            f"{kv.block_tokens}"
+        )
     if spec.tensor_parallel != 1:
         raise WorkerError(
             f"worker {spec.name}: tensor_parallel {spec.tensor_parallel}; real workers have one rank each"

@@ -255,9 +255,9 @@ class CutDecode(Message, frozen=True, gc=False):
 class StartTransfer(Message, frozen=True, gc=False):
     """Move the KV of layers ``[first_layer, first_layer + layers)`` of a request's blocks from source to target.
 
-    ``source_blocks`` and ``target_blocks`` hold the same number of blocks and pair up in order. ``size_bytes`` and
-    ``operations`` (one-sided operations after coalescing, over all pairs of tensor-parallel ranks; packed messages for
-    kind ``message``) follow from ``kvsim.core.descriptors``.
+    ``source_blocks`` and ``target_blocks`` pair up in order: block by block, or, where one side's are longer, by their
+    slots as far as both reach. ``size_bytes`` and ``operations`` (one-sided operations after coalescing, over all pairs
+    of tensor-parallel ranks; packed messages for kind ``message``) follow from ``kvsim.core.descriptors``.
     ``last`` marks the last transfer of the request: COMPLETE goes with it. ``generation`` is that of the source blocks:
     see ``TransferDone``. ``path`` is 0 for the usual way; the others, below ``WorkerSpec.paths`` of both, are tried
     when it fails.

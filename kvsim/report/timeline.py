@@ -103,7 +103,7 @@ class _Timeline:
         workers = cluster.workers
         self._sends = [Lanes(SEND_TRACKS, "sends") for _ in workers]
         self._receives = [Lanes(RECEIVE_TRACKS, "receives") for _ in workers]
-        self._memory = [Memory(cluster.kv.block_tokens) for _ in workers]
+        self._memory = [Memory(cluster.block_tokens(worker.id)) for worker in workers]
         self._memory_shown = [(0, 0)] * len(workers)
         self._roles = RoleSpans()
         self._context_tokens: dict[RequestId, int] = {}

@@ -125,6 +125,11 @@ class Pool(Fields):
         description="KV cache on each GPU. auto: what memory_utilization leaves beside weights and activations.",
     )
     kv_blocks: Count | None = Field(default=None, description="Instead of kv_memory: KV cache of one worker in blocks.")
+    block_tokens: Count | None = Field(
+        default=None,
+        description="Token slots of one block of these workers; none: cache.block_tokens. Of a prefill and a decode "
+        "pool one must be a multiple of the other.",
+    )
     batch_requests_max: Count = Field(default=256, description="Requests of one step.")
     batch_tokens_max: Count = Field(default=16384, description="Tokens of one prefill step.")
     chunk_tokens_max: Count = Field(

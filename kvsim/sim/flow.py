@@ -8,7 +8,7 @@ from collections.abc import Callable
 from kvsim.sim.hardware import WorkerHardware
 
 _NANO = 10**9
-NEVER_NS = 2**63 - 1
+NEVER_NS = 2**62 - 1  # compiled, integers up to here are as cheap as any
 
 
 class Path:
