@@ -4,6 +4,7 @@ What the user did wrong is printed as plain lines and answered with exit status 
 check with 1. Imports inside the verbs keep ``kvsim --help`` quick.
 """
 
+import gc
 import os
 import sys
 from enum import StrEnum
@@ -53,6 +54,7 @@ class Question(StrEnum):
 
 def main() -> None:
     """Entry point of the ``kvsim`` command."""
+    gc.set_threshold(100_000, 10, 10)  # imports make many objects that all stay: looking for garbage in them is in vain
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no linear algebra here, and starting threads costs CPU time
     try:
         app()

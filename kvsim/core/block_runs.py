@@ -17,7 +17,10 @@ LOOP_RUNS_MAX = 100  # both tables together: up to here a plain loop over the ru
 
 def count_blocks(blocks: BlockRuns) -> int:
     """How many blocks a table holds."""
-    return sum([run_blocks for _, run_blocks in blocks])
+    total = 0
+    for _, run_blocks in blocks:
+        total += run_blocks
+    return total
 
 
 def in_parts(blocks: BlockRuns, parts: int, count: int) -> BlockRuns:

@@ -19,7 +19,7 @@ This module must not know how bytes are moved, nor what that costs. A range may 
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -215,18 +215,21 @@ def _assert_in_pool(side: str, firsts: Int64s, blocks: Int64s, pool_blocks: int)
 # --- counting them -----------------------------------------------------------------------------------------------
 
 
-class TransferPlan(NamedTuple):
+class TransferPlan:
     """Bytes and operations of moving one request's blocks, over all pairs of ranks. Made by ``TransferPlanner``.
     Where one side's blocks are longer, ``blocks`` and ``runs`` are of parts.
 
     ``messages`` is the number of rank pairs: what a two-sided transfer sends, one packed buffer each.
     """
 
-    blocks: int
-    runs: int
-    messages: int
-    bytes_per_block_layer: int
-    factors: tuple[tuple[int, int], ...]
+    def __init__(
+        self, blocks: int, runs: int, messages: int, bytes_per_block_layer: int, factors: tuple[tuple[int, int], ...]
+    ) -> None:
+        self.blocks = blocks
+        self.runs = runs
+        self.messages = messages
+        self.bytes_per_block_layer = bytes_per_block_layer
+        self.factors = factors
 
     def size_bytes(self, layers: int) -> int:
         """Bytes of this many layers; heads that several target ranks hold count once for each."""

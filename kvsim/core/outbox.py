@@ -22,11 +22,14 @@ class Outbox:
 
     def __init__(self) -> None:
         self._commands: list[Command] = []
-        self.put = self._commands.append
         self._runs = 0
         self._transfers = 0
         self._switches = 0
         self._generations = 0
+
+    def put(self, command: Command) -> None:
+        """One more command of this call."""
+        self._commands.append(command)
 
     def next_run(self) -> RunId:
         """A new run id."""
@@ -56,7 +59,6 @@ class Outbox:
         """The commands so far, in order."""
         commands = self._commands
         self._commands = []
-        self.put = self._commands.append
         return commands
 
 

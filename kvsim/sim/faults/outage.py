@@ -8,12 +8,10 @@ could not have come together. It must not know what else they say.
 
 from collections.abc import Callable, Sequence
 
-import simpy
-
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import Command, Event, LeasesRenewed, Record, TransferId, WorkerId
 from kvsim.core.scheduler import Scheduler
-from kvsim.sim.timer import call_after
+from kvsim.sim.clock import Clock
 
 
 class Outage:
@@ -21,13 +19,13 @@ class Outage:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        clock: Clock,
         cluster: ClusterSpec,
         tell: Callable[[Sequence[Event]], None],
         replace: Callable[[Scheduler], None],
     ) -> None:
         self.away = False
-        self._env = env
+        self._clock = clock
         self._cluster = cluster
         self._tell = tell
         self._replace = replace
@@ -60,7 +58,7 @@ class Outage:
             self.away = False
             return
         self._tell(self._unheard.pop(0))
-        call_after(self._env, 1, self._hear_next)
+        self._clock.call_after(1, self._hear_next)
 
 
 def _signs_of_life(unheard: Sequence[Sequence[Event]]) -> list[Event]:

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from functools import partial
 
 import msgspec
-import simpy
 
 from kvsim.core.messages import (
     AssignBlocks,
@@ -30,11 +29,11 @@ from kvsim.core.messages import (
     TransferReleased,
     WorkerId,
 )
+from kvsim.sim.clock import Clock
 from kvsim.sim.faults.chances import Chances
 from kvsim.sim.faults.links import Link, Links
 from kvsim.sim.faults.plan import Fault
 from kvsim.sim.faults.spec import ChanceKind, Side
-from kvsim.sim.timer import call_after
 from kvsim.sim.transfers import TransferEngine
 
 
@@ -55,7 +54,7 @@ class FallibleTransfers:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        clock: Clock,
         engine: TransferEngine,
         links: Links,
         chances: Chances,
@@ -63,7 +62,7 @@ class FallibleTransfers:
         report: Callable[[Event], None],
         log: Callable[[Fault], None],
     ) -> None:
-        self._env = env
+        self._clock = clock
         self._engine = engine
         self._links = links
         self._chances = chances
@@ -88,7 +87,7 @@ class FallibleTransfers:
             self._cut(moving)
             order = moving.command
             there_and_back_ns = 2 * self._engine.latency_ns(order)
-            call_after(self._env, max(1, there_and_back_ns), partial(self._give_up, moving))
+            self._clock.call_after(max(1, there_and_back_ns), partial(self._give_up, moving))
 
     def assigned(self, command: AssignBlocks) -> None:
         """These blocks are a request's."""
@@ -147,7 +146,7 @@ class FallibleTransfers:
 
     def nic_lost(self, worker: WorkerId) -> None:
         """One of several NICs of this worker is gone."""
-        self._noticed_ns[worker] = int(self._env.now) + self._give_up_ns
+        self._noticed_ns[worker] = self._clock.now_ns + self._give_up_ns
         self.break_all(worker)
 
     def nic_back(self, worker: WorkerId) -> None:
@@ -159,7 +158,7 @@ class FallibleTransfers:
         for moving in list(self._moving.values()):
             if worker in _ends(moving.command):
                 self._cut(moving)
-                call_after(self._env, self._give_up_ns, partial(self._give_up, moving))
+                self._clock.call_after(self._give_up_ns, partial(self._give_up, moving))
 
     # --- the course of a transfer -------------------------------------------------------------------------------------
 
@@ -170,7 +169,7 @@ class FallibleTransfers:
         striped = command.path == 0 and any(self._misses_a_nic(worker) for worker in _ends(command))
         if striped or any(worker in self._gone for worker in _ends(command)):
             moving.cut = True
-            call_after(self._env, self._give_up_ns, partial(self._give_up, moving))
+            self._clock.call_after(self._give_up_ns, partial(self._give_up, moving))
             return
         breaks = self._chances.strikes(command.transfer, "transfer_failed", "target")
         if breaks is None:
@@ -188,7 +187,7 @@ class FallibleTransfers:
 
     def _misses_a_nic(self, worker: WorkerId) -> bool:
         """Whether it has lost a NIC and nobody has noticed yet."""
-        return int(self._env.now) < self._noticed_ns.get(worker, 0)
+        return self._clock.now_ns < self._noticed_ns.get(worker, 0)
 
     def _broke(self, entry: int, transfer: TransferId) -> None:
         moving = self._moving.get(transfer)
@@ -212,7 +211,7 @@ class FallibleTransfers:
         lost = self._chances.strikes(transfer, "completion_lost", side)
         if lost is not None:
             self._strike("completion_lost", lost[1], moving.command)
-            call_after(self._env, self._give_up_ns, partial(self._give_up, moving))
+            self._clock.call_after(self._give_up_ns, partial(self._give_up, moving))
             return
         tell = partial(self.when_awake, worker, partial(self._say, moving, side, self._word_of(moving, side)))
         late = self._chances.strikes(transfer, "completion_reordered", side)
@@ -220,12 +219,12 @@ class FallibleTransfers:
             tell()
         else:
             self._strike("completion_reordered", late[1], moving.command)
-            call_after(self._env, late[0].delay_ns, tell)
+            self._clock.call_after(late[0].delay_ns, tell)
         twice = self._chances.strikes(transfer, "completion_duplicated", side)
         if twice is not None:
             self._strike("completion_duplicated", twice[1], moving.command)
             again = partial(self.when_awake, worker, partial(self._report, self._word_of(moving, side)))
-            call_after(self._env, twice[0].delay_ns, again)
+            self._clock.call_after(twice[0].delay_ns, again)
 
     def _word_of(self, moving: _Moving, side: Side) -> Event:
         """What one side reports. The target has looked at the source blocks behind the last byte."""
@@ -272,7 +271,7 @@ class FallibleTransfers:
             ):
                 self._give_up(moving)
 
-        call_after(self._env, self._give_up_ns, look_again)
+        self._clock.call_after(self._give_up_ns, look_again)
 
     def _cut(self, moving: _Moving) -> None:
         if not moving.cut:
@@ -291,7 +290,7 @@ class FallibleTransfers:
             held.append(action)
 
     def _strike(self, kind: ChanceKind, entry: int, command: StartTransfer) -> None:
-        self._log(Fault(int(self._env.now), kind, entry, request=command.request, transfer=command.transfer))
+        self._log(Fault(self._clock.now_ns, kind, entry, request=command.request, transfer=command.transfer))
 
 
 def _initiator(command: StartTransfer) -> WorkerId:
