@@ -145,7 +145,8 @@ if __name__ == "__main__":
     print(f"{'mean E2E (s)':30}" + "".join(f"{mode:>10}" for mode in MODES) + "  adaptive is")
     counts = [int(word) for word in sys.argv[1:] if word.isdecimal()]
     lines: list[Row] = []
-    for line in rows([word for word in sys.argv[1:] if not word.isdecimal()] or NAMES, *(counts or [None])):
+    names = [word for word in sys.argv[1:] if not word.isdecimal()]
+    for line in rows(names or NAMES, counts[0] if counts else None):
         lines.append(line)
         print(show(line), flush=True)
     print(*summary(lines), sep="\n")
