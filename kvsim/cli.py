@@ -4,6 +4,7 @@ What the user did wrong is printed as plain lines and answered with exit status 
 check with 1. Imports inside the verbs keep ``kvsim --help`` quick.
 """
 
+import gc
 import os
 import sys
 from enum import StrEnum
@@ -15,6 +16,7 @@ import typer
 from kvsim.cli_audit import audit as print_audit
 from kvsim.cli_bench import bench
 from kvsim.cli_chaos import chaos
+from kvsim.cli_doctor import doctor
 from kvsim.cli_explain import explain
 from kvsim.cli_fuzz import fuzz
 from kvsim.cli_profile import fidelity, profile
@@ -52,6 +54,7 @@ class Question(StrEnum):
 
 def main() -> None:
     """Entry point of the ``kvsim`` command."""
+    gc.set_threshold(100_000, 10, 10)  # imports make many objects that all stay: looking for garbage in them is in vain
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no linear algebra here, and starting threads costs CPU time
     try:
         app()
@@ -163,6 +166,7 @@ app.command()(explain)
 app.command()(calibrate)
 app.command()(validate)
 app.command()(chaos)
+app.command()(doctor)
 app.command()(fidelity)
 
 app.command()(fuzz)

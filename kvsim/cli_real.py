@@ -62,6 +62,9 @@ def validate(
         Path | None, typer.Option(help="Use this profile and measure none.", show_default="that of this machine")
     ] = None,
     fresh: Fresh = False,
+    again: Annotated[
+        int, typer.Option(min=0, help="Serve a variant so many times more while other processes keep the machine busy.")
+    ] = 2,
     audit: Annotated[bool, typer.Option("--audit", help="As for 'kvsim run', of both worlds.")] = False,
     report: Annotated[bool, typer.Option(help="Draw the figure.")] = True,
 ) -> None:
@@ -81,7 +84,7 @@ def validate(
         def tell(done: int, total: int, doing: str) -> None:
             bar.advance_to(done, total=total, description=doing)
 
-        result = hold_against(loaded, folder, used, audit=audit, report=report, tell=tell)
+        result = hold_against(loaded, folder, used, again_max=again, audit=audit, report=report, tell=tell)
     print_table(validation_table(result.summary))
     for line in verdict_lines(result.summary):
         typer.echo(line)

@@ -16,11 +16,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvsim.errors import KvsimError
+from kvsim.core.links import NS_PER_S
+from kvsim.errors import KvsimError, ScenarioError
 from kvsim.presets.fields import ModelFields
 from kvsim.scenario import Scenario, Variant, read_profile, with_changes
-from kvsim.scenario.schema import Real
-from kvsim.scenario.tree import Node
+from kvsim.scenario.problems import in_order
+from kvsim.scenario.real_schema import Real
+from kvsim.scenario.tree import Node, found, problem_at
 from kvsim.sim.driver import OUTPUT_TOKENS_UNLIMITED, Observer
 from kvsim.validation import RealRun, ValidationFolder, validate_scenario
 from kvsim.validation.conduct import Tell
@@ -67,18 +69,21 @@ def calibrate(
     _require_engine()
     from backends.calibrate.measure import Machine  # noqa: PLC0415
     from backends.calibrate.plan import CalibrationPlan  # noqa: PLC0415
+    from backends.validate.serve import limits_of  # noqa: PLC0415
     from kvsim.profile.machine import MachineFacts, machine_profile  # noqa: PLC0415
     from kvsim.profile.write import write_profile  # noqa: PLC0415
 
+    refuse_unreal(scenario)
     real, source = real_of(scenario), model_source(scenario)
     chosen = CalibrationPlan() if plan is None else plan
-    wanted = set(transports or [transport_of(variant) for variant in scenario.variants])
+    wanted = set(transports or _transports_used(scenario, real))
     unknown = sorted(wanted.difference(_transports()))
     if unknown:
         raise RealError(f"found transport {', '.join(unknown)}, expected {', '.join(_transports())}")
     block_tokens = scenario.variants[0].cluster.kv.block_tokens
     machine, versions = machine_text(real), _versions()
-    facts = [source.fingerprint(), real.model_dump(), machine, versions, block_tokens, asdict(chosen)]
+    asked = real.model_dump(exclude={"start_timeout"})  # how long to wait changes no measurement
+    facts = [source.fingerprint(), asked, machine, versions, block_tokens, asdict(chosen)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
     name = f"{Path(real.model).name}-{real.dtype}-{real.device.replace(':', '')}"
     path = profiles / f"{name}-{digest}.yaml"
@@ -87,7 +92,9 @@ def calibrate(
         if wanted <= known:
             return Calibrated(path, measured=False)
         wanted |= known
-    measured = Machine(source, real.device, real.threads, block_tokens, chosen).measure(sorted(wanted), say)
+    limits = limits_of(real.start_timeout / NS_PER_S)
+    machine_here = Machine(source, real.device, real.threads, block_tokens, chosen, limits, real.attention)
+    measured = machine_here.measure(sorted(wanted), say)
     described = MachineFacts(
         name=name,
         origin=f"kvsim calibrate with the model {real.model} of scenario {scenario.name}",
@@ -107,31 +114,38 @@ def validate(
     out: Path | str,
     profile: Path,
     *,
+    again_max: int = 2,
     audit: bool = False,
     report: bool = True,
     tell: Tell = lambda _done, _total, _doing: None,
 ) -> ValidationFolder:
     """Serve a scenario with real workers of this machine and simulate the same with this profile, which takes the place
-    of the pools' own. Writes a validation folder. Raises KvsimError."""
+    of the pools' own; see ``validate_scenario``. Raises KvsimError."""
     _require_engine()
+    refuse_unreal(scenario)
     real, source = real_of(scenario), model_source(scenario)
     changed = with_profile(scenario, profile)
 
     def serve(variant: Variant, workload: Workload, observers: tuple[Observer, ...]) -> RealRun:
-        from backends.validate.serve import serve_load  # noqa: PLC0415
+        from backends.validate.serve import limits_of, serve_load  # noqa: PLC0415
         from backends.worker.settings import WorkerSettings  # noqa: PLC0415
 
         transport = transport_of(variant)
-        settings = WorkerSettings(variant.cluster, source, transport, device=real.device, threads=real.threads)
+        settings = WorkerSettings(
+            variant.cluster, source, transport, device=real.device, threads=real.threads, attention=real.attention
+        )
         limit = workload.output_tokens_max or OUTPUT_TOKENS_UNLIMITED
         columns = (workload.arrival_ns, workload.prompt_tokens, workload.output_tokens)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         requests = [(at_ns, prompt, output, limit) for at_ns, prompt, output in rows]
         timeout_s = requests[-1][0] / 1e9 + SERVE_TIMEOUT_S
-        served = serve_load(settings, requests, observers, timeout_s, scenario.seed, workload.labels)
+        limits = limits_of(real.start_timeout / NS_PER_S)
+        served = serve_load(settings, requests, observers, timeout_s, scenario.seed, workload.labels, limits)
         return RealRun(served.decision_ns, served.other_cores, served.start_s)
 
-    return validate_scenario(changed, out, serve, profile=profile, audit=audit, report=report, tell=tell)
+    return validate_scenario(
+        changed, out, serve, profile=profile, again_max=again_max, audit=audit, report=report, tell=tell
+    )
 
 
 def with_transport(scenario: Scenario, transport: str) -> Scenario:
@@ -185,7 +199,7 @@ def model_source(scenario: Scenario) -> "ModelSource":
     real = real_of(scenario)
     source = ModelSource(real.model, real.seed, real.dtype)
     config, wanted = source.config(), ModelFields.model_validate(_model_of(scenario))
-    found = {
+    loaded = {
         "layers": config.layers,
         "hidden": config.hidden,
         "heads": config.heads,
@@ -197,10 +211,24 @@ def model_source(scenario: Scenario) -> "ModelSource":
         "kv_dtype_bytes": DTYPE_BYTES[real.dtype],
     }
     said = wanted.model_dump()
-    wrong = [f"model.{key}: found {said[key]}, expected {value}" for key, value in found.items() if said[key] != value]
+    wrong = [f"model.{key}: found {said[key]}, expected {value}" for key, value in loaded.items() if said[key] != value]
     if wrong:
         raise RealError(f"{scenario.path}: real.model {real.model} is another model:\n  " + "\n  ".join(wrong))
     return source
+
+
+def refuse_unreal(scenario: Scenario) -> None:
+    """Raises ScenarioError for what can be simulated and real workers cannot do, all at once."""
+    message = "found {}, expected 1: a real worker computes with one rank; kvsim run simulates it"
+    problems = []
+    for tree in scenario.source.expanded.values():
+        for pool, node in ((tree.mapping or {})["workers"].mapping or {}).items():
+            ranks = (node.mapping or {}).get("tensor_parallel")
+            if ranks is not None and ranks.value not in (None, 1):
+                key = f"workers.{pool}.tensor_parallel"
+                problems.append(problem_at(ranks.key_place, key, message.format(found(ranks.plain()))))
+    if problems:
+        raise ScenarioError(in_order(problems))
 
 
 def transport_of(variant: Variant) -> str:
@@ -272,6 +300,14 @@ def _nic(pool: Node) -> object:
     nic = (pool.mapping or {}).get("nic")
     name = nic.mapping.get("name") if nic is not None and nic.mapping is not None else nic
     return None if name is None else name.value
+
+
+def _transports_used(scenario: Scenario, real: Real) -> list[str]:
+    """Those that move KV. Colocated workers have one and move nothing; it is measured for the figures of their NICs,
+    unless it does not reach the memory that they compute in."""
+    on_cpu = real.device == "cpu"
+    used = [variant for variant in scenario.variants if on_cpu or variant.cluster.policy.transfer_mode != "colocated"]
+    return [transport_of(variant) for variant in used]
 
 
 def _transports() -> tuple[str, ...]:

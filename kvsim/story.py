@@ -14,6 +14,7 @@ from kvsim.core.messages import (
     Command,
     CutDecode,
     DecodeAdvanced,
+    EndLease,
     Event,
     FinishRequest,
     LayersReady,
@@ -101,6 +102,8 @@ class _Storyteller:
                 return self._transfer(command)
             case ChooseMode() if command.request == self._request:
                 return f"-> mode {command.mode}: {_reason(command)}"
+            case EndLease(worker, request) if request == self._request:
+                return f"-> nobody has asked {self._names[worker]} for its KV during a whole lease"
             case StopTransfer(transfer) if transfer in self._transfers:
                 return f"-> transfer {transfer} is to stop"
             case FinishRequest(request, why) if request == self._request:

@@ -14,7 +14,7 @@ from typing import Any
 
 from kvsim.audit import AUDIT_SUFFIX, AuditWriter
 from kvsim.errors import ScenarioError
-from kvsim.metrics import Collector, RunColumns, summarise, write_requests_parquet, write_workers_parquet
+from kvsim.metrics import Collector, RunColumns, answers, summarise, write_requests_parquet, write_workers_parquet
 from kvsim.record import RECORD_SUFFIX, RecordWriter, read_header, read_records
 from kvsim.run_folder import (
     AUDITS,
@@ -84,7 +84,7 @@ def simulate(
     if not plan:
         return result
     names = [worker.name for worker in variant.cluster.workers]
-    return replace(result, faults=fault_document(plan, struck, names))
+    return replace(result, faults=fault_document(plan, struck, names, answers(columns)))
 
 
 def _as_sent(columns: RunColumns, workload: Workload) -> RunColumns:

@@ -9,6 +9,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write stories and golden files anew from what the code does now; read the diff before you commit it",
     )
+    parser.addoption(
+        "--launcher",
+        choices=("local", "ray"),
+        default="local",
+        help="what starts the real workers of test_real_processes.py: processes of this machine, or actors of a Ray",
+    )
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from backends.transport.description import PeerDescription, RegionDescription, describe_tensor, tensors_of
 from backends.transport.port import (
+    Access,
     Capabilities,
     Completion,
     Notification,
@@ -131,15 +132,15 @@ class Loopback:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities("loopback", True, True, True, False, True, True, False, True)
+        return Capabilities("loopback", True, True, True, False, True, True, False, True, access_enforced=False)
 
     def allocate(self, size_bytes: int) -> memoryview:
         return memoryview(bytearray(size_bytes))
 
-    def register(self, memory: memoryview | TensorMemory, tensor: KvTensor) -> Region:
+    def register(self, memory: memoryview | TensorMemory, tensor: KvTensor, peers_may: Access = "both") -> Region:
         assert isinstance(memory, memoryview)
         address = self._hub.add_memory(np.frombuffer(memory, dtype=np.uint8))
-        region = Region(len(self._regions), address, memory.nbytes, replace(tensor, base_address=address))
+        region = Region(len(self._regions), address, memory.nbytes, replace(tensor, base_address=address), peers_may)
         self._regions.append(region)
         return region
 

@@ -1,9 +1,11 @@
 """Every shipped scenario in every transfer mode, beside mode adaptive: ``python tests/mode_table.py [REQUESTS]``.
 
 Variants that differ in their transfer mode only are one environment; each environment is simulated in every fixed mode
-that moves KV one-sidedly. Scenarios that replay a trace are left out, as traces are not shipped.
+that moves KV one-sidedly, in mode adaptive, and colocated, which is no mode of a disaggregated cluster and stands there
+to be compared with. ``LEFT_OUT`` says which scenarios are not in the table, and why.
 """
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,12 +19,21 @@ from kvsim.study import simulate, workload_of
 
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
 FIXED = ("push", "pull", "streamed")
-NAMES = ("push_vs_pull", "slow_network", "kvdirect", "bench_4p4d", "two_sites", "validate_cpu", "validate_gpu")
+MODES = (*FIXED, "adaptive", "colocated")
+NAMES = (
+    *("push_vs_pull", "slow_network", "kvdirect", "bench_4p4d", "two_sites", "validate_cpu", "validate_gpu"),
+    *("failures", "day_swing"),
+)
+LEFT_OUT = {
+    "azure_conv": "replays a trace, and traces are not shipped",
+    "mooncake": "replays a trace, and traces are not shipped",
+    "rtx4090_vllm": "replays a trace; one colocated worker, so nothing is moved",
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """Mean E2E in seconds of one environment, by mode."""
+    """Mean E2E in seconds of one environment, by mode, over the requests that ended with output."""
 
     scenario: str
     environment: str
@@ -38,6 +49,11 @@ class Row:
         """By how much adaptive is above the best fixed mode, as a share of it."""
         return self.e2e_s["adaptive"] / self.e2e_s[self.best] - 1
 
+    @property
+    def against_colocated(self) -> float | None:
+        """By how much adaptive is above colocated, as a share of it; None where no worker may do both."""
+        return self.e2e_s["adaptive"] / self.e2e_s["colocated"] - 1 if "colocated" in self.e2e_s else None
+
 
 def environments(name: str) -> dict[str, dict[str, Any]]:
     """Each environment's changes to the file, under the name of its first variant."""
@@ -50,22 +66,43 @@ def environments(name: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+def modes_of(changes: dict[str, Any]) -> tuple[str, ...]:
+    """Those that an environment can be simulated in: a colocated worker has no role to change."""
+    return tuple([mode for mode in MODES if mode != "colocated" or "scheduling.roles" not in changes])
+
+
+def shortened(name: str, requests: int | None) -> list[str]:
+    """What cuts a scenario to about so many requests; of a day in phases, each becomes shorter."""
+    if requests is None:
+        return []
+    document = yaml.safe_load((SCENARIOS / f"{name}.yaml").read_text(encoding="utf-8"))
+    phases = document["workload"].get("phases")
+    if phases is None:
+        return [f"workload.requests={requests}"]
+    seconds = [float(phase["duration"].split()[0]) for phase in phases]
+    rates = [float(phase["arrivals"]["rate"].split()[0]) for phase in phases]
+    share = requests / sum(duration * rate for duration, rate in zip(seconds, rates, strict=True))
+    shorter = [{**phase, "duration": f"{s * share:.3f} s"} for phase, s in zip(phases, seconds, strict=True)]
+    return [f"workload.phases={json.dumps(shorter)}"]
+
+
 def mean_e2e_s(variant: Variant, overrides: Sequence[str], path: Path) -> float:
-    """Of the requests that finish; all of them must."""
+    """Of the requests that end with output: all but those whose clients go away."""
     workload = workload_of(load_scenario(path, tuple(overrides)), variant)
     requests = simulate(variant, workload).columns.requests
-    assert requests.finished.all(), f"{variant.name}: some requests did not finish"
-    return float((requests.finished_ns - requests.arrival_ns).mean()) / 1e9
+    ended = int(requests.finished.sum()) + requests.ended_as("cancelled")
+    assert ended == len(workload), f"{variant.name}: {len(workload) - ended} requests did not finish"
+    return float((requests.finished_ns - requests.arrival_ns)[requests.finished].mean()) / 1e9
 
 
-def rows(names: Sequence[str], requests: int | None) -> Iterator[Row]:
+def rows(names: Sequence[str], requests: int | None, modes: Sequence[str] = MODES) -> Iterator[Row]:
     """The table, row by row; with ``requests`` each run is cut to so many."""
     for name in names:
         path = SCENARIOS / f"{name}.yaml"
-        cut = [] if requests is None else [f"workload.requests={requests}"]
+        cut = shortened(name, requests)
         for environment, changes in environments(name).items():
             e2e_s = {}
-            for mode in (*FIXED, "adaptive"):
+            for mode in [mode for mode in modes_of(changes) if mode in modes]:
                 variants = {"tried": {**changes, "transfer.mode": mode}}
                 overrides = [
                     f"variants={yaml.safe_dump(variants, default_flow_style=True, width=10_000).strip()}",
@@ -79,11 +116,14 @@ def rows(names: Sequence[str], requests: int | None) -> Iterator[Row]:
 
 def show(row: Row) -> str:
     """One line."""
-    times = "".join(f"{row.e2e_s[mode]:10.4f}" for mode in (*FIXED, "adaptive"))
-    return f"{row.scenario:14}{row.environment:16}{times}   {row.excess:+7.1%} of {row.best}"
+    times = "".join(f"{row.e2e_s[mode]:10.4f}" if mode in row.e2e_s else f"{'–':>10}" for mode in MODES)
+    against = "" if row.against_colocated is None else f"{row.against_colocated:+8.1%} of colocated"
+    return f"{row.scenario:13}{row.environment:17}{times}  {row.excess:+7.1%} of {row.best:8}{against}"
 
 
 if __name__ == "__main__":
-    print(f"{'mean E2E (s)':30}" + "".join(f"{mode:>10}" for mode in (*FIXED, "adaptive")))
+    print(f"{'mean E2E (s)':30}" + "".join(f"{mode:>10}" for mode in MODES) + "  adaptive is")
     for line in rows(NAMES, int(sys.argv[1]) if len(sys.argv) > 1 else None):
         print(show(line), flush=True)
+    for left_out, why in LEFT_OUT.items():
+        print(f"{left_out}: left out: {why}")

@@ -4,17 +4,18 @@ The table in full, over all requests: ``python tests/mode_table.py``.
 """
 
 import pytest
-from mode_table import NAMES, rows, show
+from mode_table import FIXED, LEFT_OUT, NAMES, SCENARIOS, rows, show
 
 BOUND = 0.03
 REQUESTS = {"validate_cpu": 24, "bench_4p4d": 150, "validate_gpu": 60}
+MODES = (*FIXED, "adaptive")
 """Few requests, as each is simulated in four modes; 100 where nothing is said."""
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", NAMES)
 def test_adaptive_keeps_its_bound(name: str) -> None:
-    table = list(rows([name], REQUESTS.get(name, 100)))
+    table = list(rows([name], REQUESTS.get(name, 100), MODES))
     for row in table:
         print(show(row))
     assert [show(row) for row in table if row.excess > BOUND] == []
@@ -22,5 +23,10 @@ def test_adaptive_keeps_its_bound(name: str) -> None:
 
 @pytest.mark.timeout(300)
 def test_where_the_link_between_sites_is_thin_adaptive_is_far_better_than_any_fixed_mode() -> None:
-    free = next(row for row in rows(["two_sites"], 100) if row.environment == "pull")
+    free = next(row for row in rows(["two_sites"], 100, MODES) if row.environment == "pull")
     assert free.excess < -0.2
+
+
+def test_every_shipped_scenario_is_in_the_table_or_is_left_out_for_a_reason() -> None:
+    shipped = sorted(path.stem for path in SCENARIOS.glob("*.yaml"))
+    assert sorted([*NAMES, *LEFT_OUT]) == shipped

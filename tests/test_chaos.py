@@ -13,7 +13,7 @@ from backends.chaos.conduct import Blow, Trouble
 from backends.chaos.mishaps import KINDS, Kind, draw_mishaps
 from backends.chaos.relay import LOOPBACK, Relays
 from backends.chaos.run import CRASH_NOTICED_NS, measured, run_chaos
-from backends.chaos.watch import Lost, Recovered, TroubleWatch
+from backends.chaos.watch import LeaseOver, Lost, Recovered, TroubleWatch
 from kvsim.core.messages import (
     AssignBlocks,
     Chunk,
@@ -173,3 +173,21 @@ def test_nothing_that_befalls_real_workers_changes_a_token() -> None:
     for blow in trouble.blows:
         assert [lost.worker for lost in trouble.lost if lost.at_ns > blow.at_ns][:1] == [blow.worker]
     assert len(trouble.lost) == 2, "mishaps that are not fatal cost no worker"
+
+
+@pytest.mark.timeout(400)
+def test_a_reader_that_outsleeps_its_lease_is_not_lost_and_what_it_reads_late_is_used_by_nobody() -> None:
+    pytest.importorskip("torch", reason="torch is not installed: real workers are NOT tested")
+    trouble = run_chaos("pull", kinds=("lease",), requests=3, output_tokens=20)
+    assert trouble.wrong == []
+    assert (trouble.requests, trouble.lost) == (4, [])
+    (detected_ns,) = trouble.detections_ns("lease")
+    assert detected_ns > 0
+    assert next(row.what for row in measured(trouble)) == f"{KINDS['lease']}: noticed"
+
+
+def test_a_lease_is_over_with_the_first_that_ends_after_the_blow() -> None:
+    request = RequestId(0)
+    blows = [Blow("lease", WorkerId(1), 1000)]
+    leases = [LeaseOver(request, 900), LeaseOver(request, 1600), LeaseOver(request, 2000)]
+    assert Trouble(blows=blows, leases=leases).detections_ns("lease") == [600]

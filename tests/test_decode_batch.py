@@ -14,9 +14,10 @@ BLOCK_TOKENS = 4
 
 def decoding(number: int, context_tokens: int, generated: int = 1, generated_max: int = 1000) -> RequestState:
     request = Request(RequestId(number), context_tokens, generated_max)
-    return RequestState(
-        request, Phase.DECODING, generated_max, WorkerId(0), context_tokens=context_tokens, generated=generated
-    )
+    state = RequestState(request, Phase.DECODING, generated_max, context_tokens)
+    state.prefill_worker = WorkerId(0)
+    state.generated = generated
+    return state
 
 
 def batch_of(contexts: list[int], blocks_total: int = 1000) -> tuple[DecodeBatch, BlockPool]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 import pytest
-import simpy
 from worlds import DISAGGREGATED, GPU, MODEL, MODES, NIC, Recorder, cluster, hardware, run, workload
 
 from kvsim.core.cluster import ClusterSpec, PolicySpec, TransferMode
@@ -30,6 +29,7 @@ from kvsim.core.messages import (
     TransferReleased,
     WorkerId,
 )
+from kvsim.sim.clock import Clock
 from kvsim.sim.compute import StepModel
 from kvsim.sim.driver import OUTPUT_TOKENS_UNLIMITED, Simulation
 from kvsim.sim.gpu import SimulatedWorker
@@ -139,27 +139,27 @@ def test_a_deadline_that_was_met_disturbs_nothing() -> None:
 # --- decode runs and their cuts ----------------------------------------------------------------------------------
 
 
-def decoding_worker(outputs: Sequence[int]) -> tuple[simpy.Environment, SimulatedWorker, list[tuple[int, Event]]]:
+def decoding_worker(outputs: Sequence[int]) -> tuple[Clock, SimulatedWorker, list[tuple[int, Event]]]:
     """A worker whose requests have 100 prompt tokens and one output token already, and what it reports, with times."""
-    env = simpy.Environment()
+    clock = Clock()
     load = workload([(0, 100, output) for output in outputs])
     truth = Truth(load.prompt_tokens, load.output_tokens)
     for request in range(len(outputs)):
         truth.add_tokens(RequestId(request), 1)
     reports: list[tuple[int, Event]] = []
     worker = SimulatedWorker(
-        env, WorkerId(0), STEPS, MODEL.layers, truth, lambda event: reports.append((int(env.now), event))
+        clock, WorkerId(0), STEPS, MODEL.layers, truth, lambda event: reports.append((clock.now_ns, event))
     )
-    return env, worker, reports
+    return clock, worker, reports
 
 
 def decode(run_id: int, batch: Sequence[int], steps_max: int = 1000) -> RunDecode:
     return RunDecode(WorkerId(0), RunId(run_id), tuple(RequestId(request) for request in batch), steps_max)
 
 
-def after(env: simpy.Environment, delay_ns: int, action: Callable[[], None]) -> None:
+def after(clock: Clock, delay_ns: int, action: Callable[[], None]) -> None:
     """Do something in ``delay_ns``."""
-    timeout = env.timeout(delay_ns)
+    timeout = clock.env.timeout(delay_ns)
     assert timeout.callbacks is not None
     timeout.callbacks.append(lambda _: action())
 
@@ -167,23 +167,23 @@ def after(env: simpy.Environment, delay_ns: int, action: Callable[[], None]) -> 
 def test_a_cut_ends_the_run_at_the_next_step_boundary() -> None:
     step_fs, token_fs = STEPS.decode_fs(1)
     boundary_ns = [sum(step_fs + token_fs * (101 + step) for step in range(count)) // 10**6 for count in range(4)]
-    env, worker, reports = decoding_worker([50])
+    clock, worker, reports = decoding_worker([50])
     worker.run_decode(decode(0, [0]))
-    after(env, boundary_ns[2] + 1, lambda: worker.cut_decode(0))
-    env.run()
+    after(clock, boundary_ns[2] + 1, lambda: worker.cut_decode(0))
+    clock.run()
     assert reports == [
         (boundary_ns[3], DecodeAdvanced(WorkerId(0), RunId(0), 3, step_fs + 101 * token_fs, token_fs, True))
     ]
 
 
 def test_a_cut_of_a_run_that_is_over_is_ignored() -> None:
-    env, worker, reports = decoding_worker([50])
+    clock, worker, reports = decoding_worker([50])
     worker.run_decode(decode(0, [0], steps_max=2))
-    env.run()
+    clock.run()
     worker.cut_decode(0)
     worker.run_decode(decode(1, [0], steps_max=5))
     worker.cut_decode(0)
-    env.run()
+    clock.run()
     assert [(event.run, event.steps) for _, event in reports if isinstance(event, DecodeAdvanced)] == [(0, 2), (1, 5)]
 
 
@@ -200,9 +200,9 @@ def test_a_cut_that_comes_after_the_run_has_ended_by_itself_is_ignored() -> None
 
 
 def test_a_run_ends_with_the_first_request_that_finishes() -> None:
-    env, worker, reports = decoding_worker([9, 5, 5])
+    clock, worker, reports = decoding_worker([9, 5, 5])
     worker.run_decode(decode(0, [0, 1, 2]))
-    env.run()
+    clock.run()
     (_, event), *rest = reports
     assert rest == []
     assert isinstance(event, DecodeAdvanced)

@@ -59,6 +59,8 @@ def test_the_summary_counts_what_struck_and_what_came_of_it(run: RunFolder) -> N
         assert count == sum(fault["kind"] == kind for fault in struck) > 0
     assert (failures["workers_lost"], failures["workers_joined"]) == (1, 1)
     assert failures["transfers_failed"] >= failures["struck"]["transfer_failed"]  # and what was stopped for a client
+    answered = [answer["what"] for answer in run.faults["pull"]["answered"]]
+    assert answered.count("transfer_retried") == failures["transfers_retried"] == len(answered)
     assert failures["transfers_cut"] > 0  # given up with the worker, before they were by themselves
     assert failures["requests_cancelled"] == failures["struck"]["client_cancels"]
     counts = run.summary["variants"]["pull"]["requests"]
@@ -103,7 +105,13 @@ def test_a_report_says_how_many_requests_clients_gave_up(run: RunFolder) -> None
 def test_the_figure_has_a_lane_for_each_thing_that_was_struck(run: RunFolder) -> None:
     figure = fault_figure(run.faults, run.requests, ["prefill0", "decode0", "decode1"])
     upper, lower = figure.axes
-    assert [text.get_text() for text in upper.get_yticklabels()] == ["prefill0", "decode0", "transfers", "clients"]
+    assert [text.get_text() for text in upper.get_yticklabels()] == [
+        *("prefill0", "decode0", "transfers", "clients"),
+        "retries",
+    ]
+    answered = [answer["at_ns"] / 1e9 for answer in run.faults["pull"]["answered"]]
+    assert answered
+    assert upper.get_lines()[-1].get_xdata() == pytest.approx(answered)
     bars = {to_hex(b.get_facecolor()): (b.get_x(), b.get_width()) for b in upper.patches if isinstance(b, Rectangle)}
     assert bars == {"#d55e00": pytest.approx((0.02, 0.01)), "#0072b2": pytest.approx((0.01, 0.005))}
     assert np.asarray(lower.get_lines()[0].get_ydata())[-1] == 0

@@ -22,7 +22,9 @@ from metrics_records import (
 
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import (
+    DeadlineReached,
     DismissWorker,
+    EndLease,
     FinishRequest,
     Record,
     RequestId,
@@ -76,6 +78,9 @@ def test_a_loss_after_three_tokens() -> None:
         "worker_absent_s": 225e-9,  # from 175 to 400
         "transfers_failed": 1,
         "transfers_cut": 0,
+        "transfers_stale": 0,
+        "transfers_rerouted": 0,
+        "leases_expired": 0,
         "transfers_retried": 1,  # the one to the other worker is of another hand-over
         "requests_cancelled": 0,
         "requests_unfinished": 0,
@@ -113,6 +118,25 @@ def test_a_transfer_from_a_lost_worker_is_cut_and_what_replaces_it_a_retry() -> 
     found = failures(records)
     assert found is not None
     assert (found["transfers_failed"], found["transfers_cut"], found["transfers_retried"]) == (0, 1, 1)
+
+
+def test_leases_that_end_stale_transfers_and_other_ways_are_counted() -> None:
+    """Transfer 0 brings somebody else's KV, transfer 1 by the same way fails, transfer 2 takes another one; word that
+    it has arrived never comes to the source."""
+    by_other = msgspec.structs.replace(transfer(2, 0, 4, last=True), path=1)
+    records = (
+        *LOSS[:2],
+        at(120, [TransferDone(TransferId(0), 7)], [transfer(1, 0, 4, last=True)]),
+        at(130, [TransferFailed(TransferId(1))], [by_other]),
+        at(150, [TransferDone(TransferId(2))], [decode(D, 1, [0])]),
+        at(165, [DeadlineReached()], [EndLease(P, RequestId(0)), release(P, 0)]),
+        at(190, [advanced(D, 1, 4, 10, finished=[0])], [release(D, 0), stop(0)]),
+    )
+    found = failures(records)
+    assert found is not None
+    kinds = "stale", "failed", "cut", "retried", "rerouted"
+    assert {kind: found[f"transfers_{kind}"] for kind in kinds} == dict(zip(kinds, (1, 1, 0, 2, 1), strict=True))
+    assert found["leases_expired"] == 1
 
 
 def test_a_worker_that_leaves_and_one_that_comes_late_are_absent_for_so_long() -> None:

@@ -5,15 +5,14 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvsim.core.messages import TransferKind
+from kvsim.sim.clock import Clock
 from kvsim.sim.hardware import GpuSpec, Hardware, MessageSpec, ModelShape, NicSpec, UplinkSpec, WorkerHardware
 from kvsim.sim.message_times import MessageTimes
 from kvsim.sim.network import Network
-from kvsim.sim.timer import call_after
 
 GPU = GpuSpec("gpu", 1e12, 1, 1e12, 1.0, 1.0, 1.0, 1.0, 1e9, 0, 0, 0)
 MODEL = ModelShape("model", 1, 1, 1, 1, 1, 1, 1, 1, 1, False, 2, 2, 1)
@@ -37,13 +36,13 @@ class Bench:
     """Starts flows at given instants and notes when each has finished."""
 
     def __init__(self, world: Hardware) -> None:
-        self.env = simpy.Environment()
-        self.network = Network(self.env, world)
+        self.clock = Clock()
+        self.network = Network(self.clock, world)
         self.ends: dict[str, int] = {}
         self.flows: dict[str, int] = {}
 
     def at(self, at_ns: int, action: Callable[[], None]) -> None:
-        call_after(self.env, at_ns, action)
+        self.clock.call_after(at_ns, action)
 
     def start(
         self,
@@ -66,15 +65,15 @@ class Bench:
                 finished=partial(self._note, name),
             )
 
-        call_after(self.env, at_ns, begin)
+        self.clock.call_after(at_ns, begin)
 
     def run(self) -> dict[str, int]:
-        self.env.run()
+        self.clock.run()
         return self.ends
 
     def _note(self, name: str) -> None:
         assert name not in self.ends
-        self.ends[name] = int(self.env.now)
+        self.ends[name] = self.clock.now_ns
 
 
 def test_a_flow_alone_runs_at_the_rate_of_the_slower_side() -> None:
@@ -173,7 +172,7 @@ def test_a_slow_uplink_bounds_a_single_flow() -> None:
 def test_latency_is_the_slower_nic_and_every_uplink_on_the_way() -> None:
     world = hardware("a", "a", "b", None)
     slow = replace(world, workers=(*world.workers[:3], replace(world.workers[3], nic=replace(NIC, latency_ns=3000))))
-    network = Network(simpy.Environment(), slow)
+    network = Network(Clock(), slow)
     assert network.latency_ns(0, 1) == 1000
     assert network.latency_ns(0, 2) == network.latency_ns(2, 0) == 1000 + 2 * 5000
     assert network.latency_ns(0, 3) == 3000 + 5000
@@ -257,17 +256,17 @@ def test_no_bytes_take_no_time_and_disturb_nobody() -> None:
 
 
 def test_a_callback_may_start_the_next_flow() -> None:
-    env = simpy.Environment()
-    network = Network(env, hardware(None, None))
+    clock = Clock()
+    network = Network(clock, hardware(None, None))
     ends: list[int] = []
 
     def again() -> None:
-        ends.append(int(env.now))
+        ends.append(clock.now_ns)
         if len(ends) < 3:
             network.start(0, 1, size_bytes=1000, operations=1, kind="push", finished=again)
 
     again()
-    env.run()
+    clock.run()
     assert ends == [0, 1000, 2000]
 
 

@@ -138,6 +138,15 @@ def test_heartbeats_renew_leases_as_often_as_that_is_asked_for() -> None:
     assert without.turn() == []
 
 
+def test_heartbeats_before_the_first_request_are_no_news() -> None:
+    """Workers beat while others are still being started: instant 0 of the scheduler is not yet."""
+    bench = Bench(real_cluster("pull", decode=2, policy=PolicySpec("pull", kv_lease_ns=60)))
+    bench.driver.alive(D1, ())
+    assert bench.turn() == []
+    bench.submit()
+    assert not any(isinstance(event, LeasesRenewed) for event in bench.turn())
+
+
 def test_a_transfer_whose_lease_is_over_is_stopped_where_it_is_moved() -> None:
     bench = Bench(real_cluster("pull", decode=2, policy=PolicySpec("pull", kv_lease_ns=60)))
     transfer = bench.transferring().transfer

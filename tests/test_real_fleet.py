@@ -28,7 +28,7 @@ from backends.driver.connections import ATTEMPTS_MAX, Connections
 from backends.driver.driver import Driver
 from backends.driver.errors import ServiceError
 from backends.driver.fleet import Fleet
-from backends.launch.port import ExitNotice, WorkerHandle, WorkerLaunch
+from backends.launch.port import ExitNotice, Launcher, WorkerHandle, WorkerLaunch
 from backends.worker.descriptions import encode_descriptions
 from backends.worker.model_source import ModelSource
 from backends.worker.settings import WorkerSettings, decode_settings
@@ -39,6 +39,7 @@ P0, D1, D2 = WorkerId(0), WorkerId(1), WorkerId(2)
 CLUSTER = real_cluster("pull", prefill=1, decode=2)
 NAMES = ("prefill0", "decode1", "decode2")
 LATE_NS = 1_000
+START_NS = 50_000
 
 
 def ready(worker: WorkerId, version: int = 1, blocks: int = 64, transport: str = "shm") -> Ready:
@@ -217,14 +218,17 @@ class FakeDriver(Driver):
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, launcher: Launcher | None = None) -> None:
         self.channel, self.launcher = FakeChannel(), FakeLauncher()
         self.watch = HeartbeatWatch(LATE_NS)
         settings = WorkerSettings(CLUSTER, ModelSource("tiny"), "shm")
-        self.fleet = Fleet(settings, self.launcher, cast("DriverChannel", self.channel), self.watch, b"s" * 32, {})
+        channel = cast("DriverChannel", self.channel)
+        self.fleet = Fleet(
+            settings, launcher or self.launcher, channel, self.watch, b"s" * 32, {}, start_timeout_ns=START_NS
+        )
         self.driver = FakeDriver(self.fleet)
         for spec in CLUSTER.workers:
-            self.fleet.launch(spec.id)
+            self.fleet.launch(spec.id, 0)
 
     def says(self, worker: WorkerId, *messages: WorkerMessage, now_ns: int = 0) -> None:
         for message in messages:
@@ -276,7 +280,7 @@ def test_later_it_is_a_loss_and_may_be_started_again() -> None:
     bench.exits(D1)
     assert bench.driver.news == [("lost", D1)]
     assert bench.channel.told.take() == [(P0, DisconnectPeer(D1))]
-    bench.fleet.launch(D1)
+    bench.fleet.launch(D1, 0)
     bench.says(D1, ready(D1, 2))
     bench.says(P0, ready(P0, 2))
     bench.says(P0, PeerConnected(D1))

@@ -36,6 +36,15 @@ def test_every_mode_gives_the_tokens_of_the_model(mode: TransferMode) -> None:
     assert (columns.requests.output_tokens == 10).all()
 
 
+@pytest.mark.parametrize("mode", ALL_MODES)
+def test_a_prompt_that_fits_in_no_pool_is_rejected_and_others_are_served(mode: TransferMode) -> None:
+    world = InProcess(real_cluster(mode, kv_blocks=10, block_tokens=4))
+    fitting, too_long = Submission(prompt(20), 8), Submission(prompt(41), 8)
+    outputs = world.serve([fitting, too_long, fitting])  # ends with every pool empty
+    assert outputs == {RequestId(0): hash_generate(fitting), RequestId(2): hash_generate(fitting)}
+    assert world.outputs.finished == {RequestId(0): "length", RequestId(1): "too_long", RequestId(2): "length"}
+
+
 @st.composite
 def worlds(draw: st.DrawFn) -> tuple[ClusterSpec, list[Submission], int]:
     mode = draw(st.sampled_from(MODES))

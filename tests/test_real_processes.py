@@ -6,8 +6,9 @@ Each test starts processes, which takes seconds, so each asserts a lot.
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -16,15 +17,16 @@ pytest.importorskip(
     "transformers", reason="transformers is not installed: token equality is NOT tested; pip install 'kvsim[hf]'"
 )
 
+from real_launchers import MakeLauncher, launchers
 from real_models import Reference, model_cluster, write_model
 from test_real_equality import prompts
 from transport_world import RDMA
 from worlds import Recorder
 
+from backends.driver.driver import Observer
 from backends.driver.errors import ServiceError, SubmissionError
 from backends.driver.requests import Submission
 from backends.driver.service import Service, ServiceLimits
-from backends.launch.local import LocalLauncher
 from backends.worker.model_source import ModelSource
 from backends.worker.settings import WorkerSettings
 from kvsim.core.cluster import ClusterSpec, TransferMode
@@ -46,9 +48,38 @@ def reference(source: ModelSource) -> Reference:
     return Reference(source)
 
 
-def service(cluster: ClusterSpec, source: ModelSource, transport: str = "shm", **changes: object) -> Service:
-    settings = WorkerSettings(cluster, source, transport)
-    return Service(settings, LocalLauncher(), limits=LIMITS, **changes)  # type: ignore[arg-type]
+@pytest.fixture(scope="module")
+def make_launcher(request: pytest.FixtureRequest) -> Iterator[MakeLauncher]:
+    with launchers(request.config.getoption("--launcher")) as make:
+        yield make
+
+
+class MakeService(Protocol):
+    """Makes a service that is not started; what is not given is as in most tests."""
+
+    def __call__(
+        self,
+        cluster: ClusterSpec,
+        transport: str = "shm",
+        observers: Sequence[Observer] = (),
+        limits: ServiceLimits = LIMITS,
+        device: str = "cpu",
+    ) -> Service: ...
+
+
+@pytest.fixture
+def service(source: ModelSource, make_launcher: MakeLauncher) -> MakeService:
+    def make(
+        cluster: ClusterSpec,
+        transport: str = "shm",
+        observers: Sequence[Observer] = (),
+        limits: ServiceLimits = LIMITS,
+        device: str = "cpu",
+    ) -> Service:
+        settings = WorkerSettings(cluster, source, transport, device=device)
+        return Service(settings, make_launcher(), observers, limits=limits)
+
+    return make
 
 
 @pytest.mark.parametrize(
@@ -67,7 +98,7 @@ def test_processes_give_the_tokens_of_transformers_and_a_record_that_replays(
     transport: str,
     prefill: int,
     decode: int,
-    source: ModelSource,
+    service: MakeService,
     reference: Reference,
     tmp_path: Path,
 ) -> None:
@@ -76,7 +107,7 @@ def test_processes_give_the_tokens_of_transformers_and_a_record_that_replays(
     file, collector = tmp_path / "real.jsonl.gz", Collector(cluster)
     with (
         RecordWriter(file, "real", cluster) as writer,
-        service(cluster, source, transport, observers=(writer.observe, collector.observe)) as running,
+        service(cluster, transport, (writer.observe, collector.observe)) as running,
     ):
         running.start()
         running.start_thread()
@@ -93,10 +124,10 @@ def test_processes_give_the_tokens_of_transformers_and_a_record_that_replays(
     assert (requests.arrival_ns <= requests.finished_ns).all()
 
 
-def test_arrivals_come_at_their_instants_and_the_run_ends_when_all_are_over(source: ModelSource) -> None:
+def test_arrivals_come_at_their_instants_and_the_run_ends_when_all_are_over(service: MakeService) -> None:
     cluster = model_cluster("pull")
     collector = Collector(cluster)
-    with service(cluster, source, observers=(collector.observe,)) as running:
+    with service(cluster, observers=(collector.observe,)) as running:
         running.start()
         arrivals = [(place * 40_000_000, Submission((1, 2, 3, place), 5, output_tokens=5)) for place in range(4)]
         running.serve_arrivals(arrivals, timeout_s=30.0)
@@ -107,18 +138,17 @@ def test_arrivals_come_at_their_instants_and_the_run_ends_when_all_are_over(sour
             running.serve_arrivals([(0, Submission((300,), 5))], timeout_s=1.0)
 
 
-def test_a_worker_that_cannot_start_is_named_with_its_last_words(source: ModelSource) -> None:
-    settings = WorkerSettings(model_cluster("pull"), source, "shm", device="cuda:63")
+def test_a_worker_that_cannot_start_is_named_with_its_last_words(service: MakeService) -> None:
     with (
-        Service(settings, LocalLauncher(), limits=LIMITS) as running,
+        service(model_cluster("pull"), device="cuda:63") as running,
         pytest.raises(ServiceError, match=r"worker (prefill|decode)\d ended with exit status 1; its last lines:\n"),
     ):
         running.start()
 
 
-def test_a_transport_that_cannot_do_what_the_mode_needs_is_refused_in_words(source: ModelSource) -> None:
+def test_a_transport_that_cannot_do_what_the_mode_needs_is_refused_in_words(service: MakeService) -> None:
     with (
-        service(model_cluster("pull"), source, "message") as running,
+        service(model_cluster("pull"), "message") as running,
         pytest.raises(ServiceError, match="transport message cannot read a peer's memory"),
     ):
         running.start()
@@ -132,15 +162,14 @@ def wait_for(what: Callable[[], bool], timeout_s: float = 30.0) -> None:
 
 
 def test_a_killed_and_a_hung_decode_worker_lose_no_request_and_one_comes_back(
-    source: ModelSource, reference: Reference
+    service: MakeService, reference: Reference
 ) -> None:
     cluster = model_cluster("pull", prefill=1, decode=2)
     killed, hung = WorkerId(1), WorkerId(2)
     submissions = [Submission(prompt, 150) for prompt in prompts(6, longest=20)]
     recorder = Recorder()
     limits = ServiceLimits(late_after_ns=1_500_000_000, heartbeat_interval_ns=200_000_000)
-    settings = WorkerSettings(cluster, source, "shm")
-    with Service(settings, LocalLauncher(), (recorder.observe,), limits=limits) as running:
+    with service(cluster, observers=(recorder.observe,), limits=limits) as running:
         running.start()
         running.start_thread()
         streams = [running.submit(submission) for submission in submissions]
@@ -165,10 +194,10 @@ def test_a_killed_and_a_hung_decode_worker_lose_no_request_and_one_comes_back(
     assert replay(cluster, recorder.records).identical
 
 
-def test_clients_give_up_and_workers_leave_while_others_are_served(source: ModelSource, reference: Reference) -> None:
+def test_clients_give_up_and_workers_leave_while_others_are_served(service: MakeService, reference: Reference) -> None:
     cluster = model_cluster("pull", prefill=1, decode=2)
     prompt = prompts(3)[2]
-    with service(cluster, source) as running:
+    with service(cluster) as running:
         running.start()
         running.start_thread()
         unwanted, wanted = running.submit(Submission(prompt, 400)), running.submit(Submission(prompt, 100))

@@ -14,6 +14,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from test_report_inputs import NS, make_requests, make_summary, make_workers
 
 from kvsim.report.figures import (
@@ -25,6 +26,7 @@ from kvsim.report.figures import (
     memory_figure,
     save_figures,
 )
+from kvsim.report.role_figure import CHANGES, ROLE_COLOURS, role_changes, role_figure
 from kvsim.report.stage_figure import stage_breakdown_figure
 from kvsim.report.style import STAGES, figure_bytes, variant_looks
 
@@ -245,3 +247,35 @@ def test_figures_have_the_same_bytes_whatever_the_hash_seed(tmp_path: Path) -> N
     ]
     assert runs[0].stdout == runs[1].stdout
     assert len(runs[0].stdout.split()) == 2
+
+
+def test_the_figure_of_roles_has_a_lane_for_each_worker_and_pieces_for_what_it_did() -> None:
+    """Worker b drains in the second half of the second interval and switches in the third, of 10 s each."""
+    rows = pd.DataFrame(
+        {
+            "variant": "swings",
+            "worker": ["a"] * 4 + ["b"] * 4,
+            "role": ["prefill"] * 4 + ["decode", "decode", "prefill", "prefill"],
+            "time_ns": [0, 10 * NS, 20 * NS, 30 * NS] * 2,
+            "interval_ns": 10 * NS,
+            "draining": [0.0] * 4 + [0.0, 0.5, 0.0, 0.0],
+            "switching": [0.0] * 4 + [0.0, 0.0, 0.2, 0.0],
+        }
+    )
+    (panel,) = role_figure(rows, ["swings"]).axes
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["a", "b"]
+    bars = [
+        (to_hex(bar.get_facecolor()).upper(), round(bar.get_y() + bar.get_height() / 2), bar.get_x(), bar.get_width())
+        for bar in panel.patches
+        if isinstance(bar, Rectangle)
+    ]
+    prefill, decode = ROLE_COLOURS["prefill"].upper(), ROLE_COLOURS["decode"].upper()
+    assert bars == [
+        (prefill, 0, 0.0, 40.0),
+        (decode, -1, 0.0, 20.0),
+        (prefill, -1, 20.0, 20.0),
+        (CHANGES["draining"].upper(), -1, 10.0, 5.0),
+        (CHANGES["switching"].upper(), -1, 20.0, pytest.approx(2.0)),
+    ]
+    summary = {"variants": {"still": {"role_switches": {"count": 0}}, "swings": {"role_switches": {"count": 1}}}}
+    assert role_changes(summary) == ["swings"]

@@ -10,7 +10,7 @@ from rich.table import Table
 from test_report_inputs import make_summary
 
 from kvsim.report.style import decimals_for, duration_texts, number_text, time_unit, variant_looks
-from kvsim.report.terminal import comparison_sections, comparison_table, print_table, run_progress
+from kvsim.report.terminal import Row, comparison_sections, comparison_table, print_table, run_progress
 
 
 def _spread(mean: float) -> dict[str, float]:
@@ -225,3 +225,19 @@ def test_progress_shows_a_bar_on_a_terminal_and_ignores_steps_back(monkeypatch: 
 def test_print_table_writes_plain_text_into_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(comparison_table(_tiny_summary()))
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == GOLDEN.strip("\n").splitlines()
+
+
+def test_changes_of_role_are_rows_only_where_a_role_changed() -> None:
+    still, changing = _tiny_variant(2.0, "prefill", moves=False), _tiny_variant(2.0, "prefill", moves=False)
+    still["role_switches"] = {"count": 0, "draining_worker_s": 0.0, "switching_worker_s": 0.0}
+    assert "role switches" not in {row.label for row in _rows(still, still)}
+    changing["role_switches"] = {"count": 3, "draining_worker_s": 12.5, "switching_worker_s": 6.0}
+    rows = {row.label: (row.unit, row.texts) for row in _rows(still, changing)}
+    assert rows["role switches"] == ("", ("0", "3"))
+    assert rows["draining, all workers"] == ("s", ("0.0", "12.5"))
+    assert rows["switching, all workers"] == ("s", ("0.00", "6.00"))
+
+
+def _rows(*variants: dict[str, Any]) -> list[Row]:
+    summary = {"variants": {f"v{place}": variant for place, variant in enumerate(variants)}}
+    return [row for section in comparison_sections(summary) for row in section.rows]

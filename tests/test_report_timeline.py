@@ -14,20 +14,27 @@ from kvsim.core.messages import (
     AssignBlocks,
     Chunk,
     DecodeAdvanced,
+    DrainWorker,
+    EndLease,
     FinishRequest,
+    KeepRole,
     PrefillDone,
     Record,
     ReleaseBlocks,
     Request,
     RequestArrived,
     RequestId,
+    RoleSwitched,
     RunDecode,
     RunId,
     RunPrefill,
     StartTransfer,
+    SwitchId,
+    SwitchRole,
     TransferDone,
     TransferId,
     WorkerId,
+    WorkerLost,
 )
 from kvsim.report.timeline import write_timeline
 
@@ -169,14 +176,43 @@ def test_an_arrow_leads_from_the_prefill_over_the_transfer_to_the_first_decode_r
 
 
 def test_reserved_blocks_count_assignments_growth_and_releases(tmp_path: Path) -> None:
-    counters = [(e["pid"], e["ts"], e["args"]["blocks"]) for e in _write(tmp_path) if e["ph"] == "C"]
-    assert counters == [
-        (1, 1234.567, 4),
-        (2, 2000.001, 2),
-        (1, 2500.0, 2),
-        (2, 2600.0, 3),  # 32 + 2 tokens need a third block of 16
-        (2, 2700.0, 0),
+    counters = [(e["pid"], e["ts"], *e["args"].values()) for e in _write(tmp_path) if e["ph"] == "C"]
+    assert counters == [  # complete, and not complete yet
+        (1, 1234.567, 0, 4),
+        (1, 2000.001, 4, 0),
+        (2, 2000.001, 0, 2),
+        (1, 2500.0, 2, 0),
+        (2, 2500.0, 2, 0),
+        (2, 2600.0, 3, 0),  # 32 + 2 tokens need a third block of 16
+        (2, 2700.0, 0, 0),
     ]
+
+
+def test_a_change_of_role_is_two_spans_and_the_end_of_a_lease_a_moment(tmp_path: Path) -> None:
+    """Worker D drains, is asked to stay, drains again, switches, and is lost while it switches back."""
+    first, second = SwitchId(0), SwitchId(1)
+    records = [
+        Record(10_000, (), (DrainWorker(D, "prefill", "prompts queue"),)),
+        Record(20_000, (), (KeepRole(D, "they do not"),)),
+        Record(30_000, (), (DrainWorker(D, "prefill", "prompts queue"), EndLease(P, R1))),
+        Record(40_000, (), (SwitchRole(D, first, "prefill"),)),
+        Record(50_000, (RoleSwitched(D, SwitchId(9)),), ()),  # of another switch
+        Record(60_000, (RoleSwitched(D, first),), ()),
+        Record(70_000, (), (SwitchRole(D, second, "decode"),)),
+        Record(80_000, (WorkerLost(D),), ()),
+        Record(90_000, (), (DrainWorker(P, "decode", "memory is full"),)),
+    ]
+    events = _write(tmp_path, records)
+    spans = [(process, name, begin, end) for process, _, name, begin, end, _ in _spans(events)]
+    assert spans == [
+        (2, "drains for prefill", 10.0, 20.0),
+        (2, "drains for prefill", 30.0, 40.0),
+        (2, "switches to prefill", 40.0, 60.0),
+        (2, "switches to decode", 70.0, 80.0),
+        (1, "drains for decode", 90.0, 90.0),  # the record ends
+    ]
+    moments = [(event["pid"], event["name"], event["ts"]) for event in events if event["ph"] == "i"]
+    assert moments == [(1, "lease of request 1 is over", 30.0), (2, "lost", 80.0)]
 
 
 def test_a_mixed_step_counts_the_tokens_of_the_decoding_requests(tmp_path: Path) -> None:
@@ -187,7 +223,7 @@ def test_a_mixed_step_counts_the_tokens_of_the_decoding_requests(tmp_path: Path)
         Record(20, (PrefillDone(P, RunId(2), (R1,)), PrefillDone(P, RunId(2))), ()),
     ]
     events = _write(tmp_path, records)
-    assert [event["args"]["blocks"] for event in events if event["ph"] == "C"] == [1, 2, 3]
+    assert [sum(event["args"].values()) for event in events if event["ph"] == "C"] == [1, 2, 3]
     names = [span[2] for span in _spans(events)]
     assert names == ["prefill request 1: 16 tokens", "prefill request 2: 4 tokens + decode of 1"]
 

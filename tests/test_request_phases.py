@@ -73,7 +73,9 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
 
 def state_in(phase: Phase) -> RequestState:
-    return RequestState(Request(RequestId(0), 1, 1), phase, generated_max=1, prefill_worker=WorkerId(0))
+    state = RequestState(Request(RequestId(0), 1, 1), phase, generated_max=1)
+    state.prefill_worker = WorkerId(0)
+    return state
 
 
 def test_the_table_says_something_of_every_phase() -> None:

@@ -4,26 +4,25 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import pytest
-import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsim.core.messages import FEMTOSECONDS_PER_NS as FS
+from kvsim.sim.clock import Clock
 from kvsim.sim.device import SharedDevice, Work
-from kvsim.sim.timer import call_after
 
 
 class World:
     """A device, and when each work on it ended: (ns, femtoseconds left)."""
 
     def __init__(self, slowdown: Sequence[float]) -> None:
-        self.env = simpy.Environment()
-        self.device = SharedDevice(self.env, slowdown)
+        self.clock = Clock()
+        self.device = SharedDevice(self.clock, slowdown)
         self.ends: dict[str, tuple[int, int]] = {}
         self.works: dict[str, Work] = {}
 
     def at(self, now_ns: int, action: Callable[[], None]) -> None:
-        call_after(self.env, now_ns, action)
+        self.clock.call_after(now_ns, action)
 
     def begin_at(self, now_ns: int, name: str, work_fs: int) -> None:
         self.at(now_ns, lambda: self.begin(name, work_fs))
@@ -32,10 +31,10 @@ class World:
         self.works[name] = self.device.begin(work_fs, lambda left_fs: self.end(name, left_fs))
 
     def end(self, name: str, left_fs: int) -> None:
-        self.ends[name] = (int(self.env.now), left_fs)
+        self.ends[name] = (self.clock.now_ns, left_fs)
 
     def run(self) -> dict[str, tuple[int, int]]:
-        self.env.run()
+        self.clock.run()
         return self.ends
 
 
@@ -101,7 +100,7 @@ def test_milestones_come_when_so_much_of_the_work_is_done() -> None:
     seen: list[tuple[int, str]] = []
 
     def see(name: str) -> None:
-        seen.append((int(world.env.now), name))
+        seen.append((world.clock.now_ns, name))
 
     marks = [(2 * FS, lambda: see("2 ns")), (6 * FS, lambda: see("6 ns"))]
 

@@ -5,7 +5,6 @@ from dataclasses import fields, replace
 from functools import partial
 
 import pytest
-import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_simulation_laws import Example, examples
@@ -30,12 +29,12 @@ from kvsim.core.messages import (
 )
 from kvsim.metrics import RunColumns
 from kvsim.replay import replay
+from kvsim.sim.clock import Clock
 from kvsim.sim.compute import StepModel
 from kvsim.sim.device import SharedDevice
 from kvsim.sim.device_worker import SharingWorker
 from kvsim.sim.gpu import SimulatedWorker
 from kvsim.sim.hardware import DeviceSpec, Hardware
-from kvsim.sim.timer import call_after
 from kvsim.sim.truth import Truth
 from kvsim.sim.workers import DistantWorker, Worker
 from kvsim.workload import Workload
@@ -58,25 +57,25 @@ class Bench:
     """One worker whose requests have 100 prompt tokens, and one output token already; and what it reports when."""
 
     def __init__(self, outputs: Sequence[int], slowdown: Sequence[float] | None = None) -> None:
-        self.env = simpy.Environment()
+        self.clock = Clock()
         load = workload([(0, 100, output) for output in outputs])
         self.truth = Truth(load.prompt_tokens, load.output_tokens)
         for request in range(len(outputs)):
             self.truth.add_tokens(RequestId(request), 1)
         self.reports: list[tuple[int, Event]] = []
         self.worker: Worker
-        base = (self.env, WorkerId(0), STEPS, MODEL.layers, self.truth, self._report)
+        base = (self.clock, WorkerId(0), STEPS, MODEL.layers, self.truth, self._report)
         if slowdown is None:
             self.worker = SimulatedWorker(*base)
         else:
-            self.device = SharedDevice(self.env, slowdown)
+            self.device = SharedDevice(self.clock, slowdown)
             self.worker = SharingWorker(*base, self.device)
 
     def _report(self, event: Event) -> None:
-        self.reports.append((int(self.env.now), event))
+        self.reports.append((self.clock.now_ns, event))
 
     def at(self, now_ns: int, action: Callable[[], None]) -> None:
-        call_after(self.env, now_ns, action)
+        self.clock.call_after(now_ns, action)
 
     def boundaries_ns(self) -> list[int]:
         """When each decode step ended."""
@@ -110,7 +109,7 @@ def test_alone_on_a_device_a_decode_run_has_the_boundaries_of_one_on_its_own_gpu
         bench.worker.run_decode(decode(0, [0, 1]))
         if cut_ns is not None:
             bench.at(cut_ns, partial(bench.worker.cut_decode, 0))
-        bench.env.run()
+        bench.clock.run()
     assert len(own.reports) == 1
     assert len(sharing.reports) == len(sharing.boundaries_ns()) > 0
     assert sharing.boundaries_ns() == own.boundaries_ns()
@@ -126,7 +125,7 @@ def test_each_step_is_reported_as_long_as_it_took() -> None:
     sharing.device.occupy()
     for bench in (alone, sharing):
         bench.worker.run_decode(decode(0, [0]))
-        bench.env.run()
+        bench.clock.run()
     assert len(sharing.boundaries_ns()) == 4
     for (alone_ns, _), (sharing_ns, event) in zip(alone.reports, sharing.reports, strict=True):
         assert sharing_ns == pytest.approx(2 * alone_ns, abs=4)
@@ -139,9 +138,9 @@ def test_a_run_ends_after_as_many_steps_as_were_asked_for_and_the_next_goes_on()
     own, sharing = Bench([9]), Bench([9], [1.0])
     for bench in (own, sharing):
         bench.worker.run_decode(decode(0, [0], steps_max=3))
-        bench.env.run()
+        bench.clock.run()
         bench.worker.run_decode(decode(1, [0], steps_max=3))
-        bench.env.run()
+        bench.clock.run()
     assert [report[0] for report in sharing.reports if report[1].ended] == [report[0] for report in own.reports]  # type: ignore[union-attr]
 
 
@@ -150,7 +149,7 @@ def test_layers_are_announced_when_their_share_of_the_step_is_done() -> None:
     sharing.at(PREFILL_NS // 2, sharing.device.occupy)
     for bench in (own, sharing):
         bench.worker.run_prefill(prefill(0, announce_layers=1))
-        bench.env.run()
+        bench.clock.run()
     kinds = [LayersReady] * (MODEL.layers - 1) + [PrefillDone]
     assert [type(event) for _, event in own.reports] == kinds
     assert [type(event) for _, event in sharing.reports] == kinds
@@ -163,17 +162,17 @@ def test_layers_are_announced_when_their_share_of_the_step_is_done() -> None:
 def test_a_lost_worker_has_reported_its_steps_so_far_and_reports_nothing_more(slowdown: list[float] | None) -> None:
     bench, whole = Bench([9, 30], slowdown), Bench([9, 30])
     whole.worker.run_decode(decode(0, [0, 1]))
-    whole.env.run()
+    whole.clock.run()
     third_ns = whole.boundaries_ns()[2]
     bench.worker.run_decode(decode(0, [0, 1]))
     bench.at(third_ns + 1, bench.worker.lose)
-    bench.env.run()
+    bench.clock.run()
     steps = [event.steps for _, event in bench.reports if isinstance(event, DecodeAdvanced) and not event.ended]
     assert (sum(steps), len(bench.reports)) == (3, len(steps))
     assert [bench.truth.tokens_left(RequestId(request)) for request in (0, 1)] == [9 - 4, 30 - 4]
     bench.reports.clear()
     bench.worker.run_decode(decode(1, [1], steps_max=2))  # as a new worker would, that joined in its place
-    bench.env.run()
+    bench.clock.run()
     assert sum(event.steps for _, event in bench.reports if isinstance(event, DecodeAdvanced)) == 2
 
 
@@ -182,33 +181,33 @@ def test_a_prefill_is_lost_with_its_worker(slowdown: list[float] | None) -> None
     bench = Bench([5], slowdown)
     bench.worker.run_prefill(prefill(0, announce_layers=1))
     bench.at(PREFILL_NS // 2 + 1, bench.worker.lose)
-    bench.env.run()
+    bench.clock.run()
     assert [type(event) for _, event in bench.reports] == [LayersReady, LayersReady]
 
 
 def test_a_worker_that_is_lost_as_its_run_ends_has_finished_it() -> None:
     bench, whole = Bench([9]), Bench([9])
     whole.worker.run_decode(decode(0, [0]))
-    whole.env.run()
+    whole.clock.run()
     bench.at(whole.reports[-1][0], bench.worker.lose)  # before the end of the run, at its instant
     bench.worker.run_decode(decode(0, [0]))
-    bench.env.run()
+    bench.clock.run()
     assert bench.reports == whole.reports
 
 
 def test_orders_arrive_late_and_in_order_and_not_at_a_worker_that_was_lost() -> None:
     bench = Bench([30])
-    distant = DistantWorker(bench.env, bench.worker, 50 * US)
+    distant = DistantWorker(bench.clock, bench.worker, 50 * US)
     distant.run_decode(decode(0, [0]))
     distant.cut_decode(0)
-    bench.env.run()
+    bench.clock.run()
     (ended_ns, event), step_ns = bench.reports[0], sum(STEPS.decode_fs(1)) // FEMTOSECONDS_PER_NS
     assert isinstance(event, DecodeAdvanced)
     assert (event.steps, event.ended) == (1, True)
     assert ended_ns == 50 * US + event.first_step_fs // FEMTOSECONDS_PER_NS > 50 * US + step_ns
     distant.run_decode(decode(1, [0]))
     distant.lose()
-    bench.env.run()
+    bench.clock.run()
     assert len(bench.reports) == 1
 
 

@@ -3,16 +3,15 @@
 from collections.abc import Callable
 
 import pytest
-import simpy
 from test_driver import STEPS, decode
 from worlds import MODEL, workload
 
 from kvsim.core.messages import Chunk, DecodeAdvanced, Event, PrefillDone, RequestId, RunId, RunPrefill, WorkerId
+from kvsim.sim.clock import Clock
 from kvsim.sim.device import SharedDevice
 from kvsim.sim.device_worker import SharingWorker
 from kvsim.sim.faults.workers import PacedSteps
 from kvsim.sim.gpu import SimulatedWorker
-from kvsim.sim.timer import call_after
 from kvsim.sim.truth import Truth
 
 MS = 1_000_000
@@ -34,26 +33,26 @@ class Bench:
     """One request of 100 prompt tokens that decodes; its first token is there."""
 
     def __init__(self, *, shared: bool = False) -> None:
-        self.env = simpy.Environment()
+        self.clock = Clock()
         load = workload([(0, 100, 50)])
         truth = Truth(load.prompt_tokens, load.output_tokens)
         truth.add_tokens(RequestId(0), 1)
         self.steps = PacedSteps(STEPS)
         self.reports: list[tuple[int, Event]] = []
-        arguments = (self.env, WorkerId(0), self.steps, MODEL.layers, truth, self._note)
+        arguments = (self.clock, WorkerId(0), self.steps, MODEL.layers, truth, self._note)
         self.worker: SimulatedWorker | SharingWorker
         if shared:
-            self.worker = SharingWorker(*arguments, SharedDevice(self.env, (1.0,)))
+            self.worker = SharingWorker(*arguments, SharedDevice(self.clock, (1.0,)))
         else:
             self.worker = SimulatedWorker(*arguments)
 
     def at(self, at_ns: int, *actions: Callable[[], None]) -> None:
         for action in actions:
-            call_after(self.env, at_ns, action)
+            self.clock.call_after(at_ns, action)
 
     def told(self) -> list[tuple[int, int, bool]]:
         """When it reported how many steps in all, and whether the run was over."""
-        self.env.run()
+        self.clock.run()
         told, steps = [], 0
         for at_ns, event in self.reports:
             assert isinstance(event, DecodeAdvanced)
@@ -62,7 +61,7 @@ class Bench:
         return told
 
     def _note(self, event: Event) -> None:
-        self.reports.append((int(self.env.now), event))
+        self.reports.append((self.clock.now_ns, event))
 
 
 def test_steps_behind_the_next_boundary_take_the_new_pace() -> None:
@@ -138,7 +137,7 @@ def test_orders_that_come_during_a_pause_are_carried_out_after_it(shared: bool) 
     chunk = Chunk(RequestId(0), 0, 100)
     bench.worker.run_prefill(RunPrefill(WorkerId(0), RunId(7), (chunk,), ()))
     bench.at(3 * MS, bench.worker.resume)
-    bench.env.run()
+    bench.clock.run()
     assert bench.reports == [(3 * MS + STEPS.prefill_ns([(0, 100)], 0, 0), PrefillDone(WorkerId(0), RunId(7)))]
 
 

@@ -176,6 +176,30 @@ def test_the_table_shows_means_with_their_reach_and_the_change_against_the_first
     assert all(len(line) <= 80 for line in lines)
 
 
+def test_where_an_objective_is_set_the_table_shows_its_share_and_the_goodput_in_80_columns() -> None:
+    statistics = make_statistics({RATE: [1.0]}).drop(columns=RATE)
+    extra = [("tpot_s.p99", 0.02), ("slo_attainment", 0.744), ("goodput_req_per_s", 6.27)]
+    rows = [
+        {
+            "cell": 0,
+            "variant": variant,
+            "metric": metric,
+            "mean": mean,
+            "low": mean * 0.9,
+            "high": mean * 1.1,
+            "seeds": 3,
+        }
+        for variant in VARIANTS
+        for metric, mean in extra
+    ]
+    statistics = pd.concat([statistics, pd.DataFrame(rows)], ignore_index=True)
+    lines = table_text(statistics, [])
+    heading = " ".join(" ".join(lines[:3]).split())
+    assert "TPOT" not in heading
+    assert lines[-2].split() == ["pull", "1.00", "±0.10", "10.0", "±1.0", "74.4", "±7.4", "6.27", "±0.63"]
+    assert all(len(line) <= 80 for line in lines)
+
+
 def test_the_table_of_one_seed_has_no_reach_and_a_long_one_ends() -> None:
     statistics = make_statistics({COUNT: list(range(40))}, seeds=1)
     lines = table_text(statistics, [COUNT], statistics.iloc[:0].assign(base_mean=0.0))

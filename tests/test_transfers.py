@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import pytest
-import simpy
 
 from kvsim.core.messages import RequestId, StartTransfer, TransferId, TransferKind, WorkerId
+from kvsim.sim.clock import Clock
 from kvsim.sim.hardware import GpuSpec, Hardware, MessageSpec, ModelShape, NicSpec, WorkerHardware
 from kvsim.sim.network import Network
 from kvsim.sim.transfers import TransferEngine
@@ -42,22 +42,22 @@ def command(kind: TransferKind, transfer: int = 0, size_bytes: int = 10_000, ope
 
 def carry_out(*commands: StartTransfer, world: Hardware = WORLD) -> dict[int, tuple[int, int]]:
     """Start all at instant 0. Answers (done, released) of each transfer in ns."""
-    env = simpy.Environment()
-    engine = TransferEngine(env, Network(env, world), world)
+    clock = Clock()
+    engine = TransferEngine(clock, Network(clock, world), world)
     done: dict[int, int] = {}
     released: dict[int, int] = {}
 
     def note_done(transfer: TransferId) -> None:
         assert transfer not in done
-        done[transfer] = int(env.now)
+        done[transfer] = clock.now_ns
 
     def note_released(transfer: TransferId) -> None:
         assert transfer not in released
-        released[transfer] = int(env.now)
+        released[transfer] = clock.now_ns
 
     for order in commands:
         engine.start(order, note_done, note_released)
-    env.run()
+    clock.run()
     assert done.keys() == released.keys()
     return {transfer: (done[transfer], released[transfer]) for transfer in done}
 
@@ -109,8 +109,8 @@ def test_scattered_blocks_take_as_long_as_their_posting(kind: TransferKind) -> N
 
 
 def test_gather_is_rounded_up_to_whole_nanoseconds() -> None:
-    env = simpy.Environment()
-    engine = TransferEngine(env, Network(env, WORLD), WORLD)
+    clock = Clock()
+    engine = TransferEngine(clock, Network(clock, WORLD), WORLD)
     assert [engine.pack_ns(0, size_bytes) for size_bytes in (0, 1, 2, 3)] == [0, 1, 1, 2]
     assert engine.pack_ns(1, 3) == 3
 

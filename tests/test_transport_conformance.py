@@ -13,6 +13,7 @@ from transport_world import (
     join,
     make_end,
     pair,
+    parameters,
     pull,
     push,
     ranges_between,
@@ -20,7 +21,7 @@ from transport_world import (
 )
 
 from backends.transport.choose import open_transport
-from backends.transport.port import Completion, TransportError
+from backends.transport.port import Access, Completion, TransportError
 from kvsim.core.cluster import KvSpec
 from kvsim.core.descriptors import Ranges, transfer_ranges
 from kvsim.core.kv_tensor import KvTensor, contiguous_kv_tensor
@@ -198,3 +199,49 @@ def test_the_notification_of_a_read_reaches_the_owner_and_that_of_a_failed_one_d
 def test_a_payload_beyond_the_limit_is_refused_at_once(kind: str) -> None:
     with pair(kind) as (a, _, peers), pytest.raises(TransportError, match="notification of 65537 bytes"):
         a.transport.notify(peers[0], bytes(65537))
+
+
+# --- rights ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", parameters("tcp", "verbs"))
+@pytest.mark.parametrize("allowed", ["read", "write"])
+def test_peers_do_with_a_region_what_it_was_registered_for_and_nothing_else(kind: str, allowed: Access) -> None:
+    with ends(make_end(kind, "a", seed=3), make_end(kind, "b", seed=7)) as (a, b):
+        assert a.transport.capabilities.access_enforced
+        memory = b.transport.allocate(8192)
+        memory[:] = bytes([9]) * 8192
+        bounded = b.transport.register(memory, flat_tensor(8, 1024), peers_may=allowed)
+        peer, us = join(a, b)
+        before = a.pool[:8192].copy()
+        there = ranges_between(a.region, bounded, [0], [0], [8192])
+        back = ranges_between(bounded, a.region, [0], [0], [8192])
+        written = a.outcome(a.transport.write(peer, there)).outcome
+        pulled = a.outcome(a.transport.read(peer, back)).outcome
+        assert (pulled, written) == (("done", "failed") if allowed == "read" else ("failed", "done"))
+        assert bytes(memory) == (bytes([9]) * 8192 if allowed == "read" else before.tobytes())
+        assert np.array_equal(a.pool[:8192], memory if allowed == "read" else before)
+        # the owner itself is not bound by what peers may do, and its other region is as open as ever
+        ours = ranges_between(bounded, a.region, [0], [8192], [4096])
+        assert b.outcome(b.transport.write(us, ours)).outcome == "done"
+        assert a.outcome(a.transport.read(peer, ranges_between(b.region, a.region, [0], [0], [4096]))).outcome == "done"
+        assert np.array_equal(a.pool[:4096], b.pool[:4096])
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_what_a_key_opens_is_told(kind: str) -> None:
+    with ends(make_end(kind, "a")) as (a,):
+        capabilities = a.transport.capabilities
+        told = capabilities.key_scope, capabilities.revocable, capabilities.access_enforced
+        if kind == "verbs":
+            assert told[0] in ("peer", "region")  # which of them: see test_verbs_faults
+            assert told[1:] == (True, True)
+        else:
+            assert (
+                told
+                == {
+                    "shm": ("connection", False, False),
+                    "tcp": ("connection", True, True),
+                    "message": ("connection", True, True),
+                }[kind]
+            )

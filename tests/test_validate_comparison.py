@@ -5,7 +5,7 @@ from math import isnan, nan
 import numpy as np
 import pytest
 
-from kvsim.scenario.schema import Tolerance
+from kvsim.scenario.real_schema import Tolerance
 from kvsim.validation.errors import METRICS, STATISTICS, ErrorRow, beyond_tolerance, error_rows, median_errors
 from kvsim.validation.ranking import BATCHES, disagreements, paired_interval, rank
 
@@ -66,6 +66,15 @@ def test_a_difference_of_all_requests_is_significant_whatever_the_load_does() ->
     interval = paired_interval(np.linspace(1, 50, REQUESTS) + 0.1, np.linspace(1, 50, REQUESTS))
     assert interval.low == pytest.approx(0.1)
     assert interval.high == pytest.approx(0.1)
+
+
+def test_the_confidence_is_for_all_comparisons_together() -> None:
+    """Eight batches have 7 degrees of freedom: t is 2.365 for 95 % and, for one of 15 that share 5 %, 4.355."""
+    ours, theirs = np.random.default_rng(3).normal(1.0, 0.5, REQUESTS), np.zeros(REQUESTS)
+    alone, among_many = paired_interval(ours, theirs), paired_interval(ours, theirs, 15)
+    assert alone.mean == among_many.mean
+    widths = (among_many.high - among_many.low) / (alone.high - alone.low)
+    assert widths == pytest.approx(4.3553 / 2.3646, rel=1e-3)
 
 
 def test_requests_without_a_value_in_one_world_are_left_out() -> None:

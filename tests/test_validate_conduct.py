@@ -87,6 +87,39 @@ def test_errors_beyond_tolerance_fail_the_validation_and_tell_by_how_much(tmp_pa
     assert "pull: other processes kept 1.5 cores busy while real workers served" in result.summary["notes"]
 
 
+def test_a_variant_is_served_again_while_others_are_busy_and_the_last_serving_counts(tmp_path: Path) -> None:
+    busy = {"pull": [1.5, 0.3, 0.1], "push": [0.7, 0.6, 0.5]}
+
+    def disturbed(variant: Variant, workload: Workload, observers: tuple[Observer, ...]) -> RealRun:
+        other_cores = busy[variant.name].pop(0)
+        world = slower if other_cores > 1 else exact
+        world(variant, workload, observers)
+        return replace(FACTS, other_cores=other_cores)
+
+    result = validate_scenario(scenario(), tmp_path / "v", disturbed, again_max=2, audit=True, report=False)
+    assert busy == {"pull": [], "push": []}
+    assert {name: run["other_cores"] for name, run in result.summary["real"].items()} == {"pull": 0.1, "push": 0.5}
+    notes = [note for note in result.summary["notes"] if "busy" in note]
+    assert notes == [
+        "pull: served 3 times, as other processes were busy; the last serving counts",
+        "push: other processes kept 0.5 cores busy while real workers served",
+        "push: served 3 times, as other processes were busy; the last serving counts",
+    ]
+    assert set(result.summary["median_errors"].values()) == {0.0}  # nothing is left of the slow first serving
+    assert [replay["identical"] for replay in result.summary["replay"].values()] == [True, True]
+
+
+def test_a_disturbed_variant_is_served_once_where_nobody_asks_for_more(tmp_path: Path) -> None:
+    servings: list[str] = []
+
+    def disturbed(variant: Variant, workload: Workload, observers: tuple[Observer, ...]) -> RealRun:
+        servings.append(variant.name)
+        return slower(variant, workload, observers)
+
+    validate_scenario(scenario(), tmp_path / "v", disturbed, report=False)
+    assert servings == NAMES
+
+
 def test_a_record_that_does_not_replay_fails_the_validation(tmp_path: Path) -> None:
     def forgetful(variant: Variant, workload: Workload, observers: tuple[Observer, ...]) -> RealRun:
         record, collect = observers

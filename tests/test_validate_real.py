@@ -188,6 +188,52 @@ def test_a_transport_that_the_profile_has_not_measured_can_be_chosen_and_is_cali
 
 
 @pytest.mark.parametrize("verb", ["calibrate", "validate"])
+def test_tensor_parallel_workers_are_refused_where_they_are_written(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_scenario(tmp_path)
+    document = yaml.safe_load(file.read_text())
+    document["workers"]["decode"]["tensor_parallel"] = 2
+    document["variants"]["wide"] = {"workers.prefill.tensor_parallel": 2}
+    file.write_text(yaml.safe_dump(document, sort_keys=False))
+    load_scenario(file)  # it can be simulated
+    lines = file.read_text().splitlines()
+    written = 1 + next(number for number, line in enumerate(lines) if line.strip() == "tensor_parallel: 2")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["kvsim", verb, str(file)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    told = capsys.readouterr().err.splitlines()
+    why = "found 2, expected 1: a real worker computes with one rank; kvsim run simulates it"
+    assert told[0] == f"{file}:{written}:5: workers.decode.tensor_parallel: {why}"
+    assert f"variants.wide.workers.prefill.tensor_parallel: {why}" in told[1]
+    assert list(tmp_path.iterdir()) == [file], "nothing is written before it is clear that it can be served"
+
+
+def test_variants_that_move_nothing_need_no_transport_that_reaches_a_gpu(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def measure(_machine: object, transports: list[str], _say: object) -> None:
+        asked.append(transports)
+        raise RealError("enough")
+
+    monkeypatch.setattr("backends.calibrate.measure.Machine.measure", measure)
+    monkeypatch.setattr(real_module, "machine_text", lambda _: "a machine with a GPU")
+    for mode, device, wanted in (
+        ("colocated", "cuda:0", []),
+        ("pull", "cuda:0", ["shm"]),
+        ("colocated", "cpu", ["shm"]),
+    ):
+        scenario = load_scenario(file, [f"transfer.mode={mode}", f"real.device={device}"])
+        with pytest.raises(RealError, match="enough"):
+            calibrate(scenario, tmp_path, plan=TINY)
+        assert asked[-1] == wanted
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "validate"])
 def test_without_torch_the_user_is_told_what_to_install(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from transport_world import PAIR_BYTES, RDMA, End, ends, flat_tensor, join, make
 from backends.transport.port import Peer, PeerLost, Region
 from backends.transport.verbs import wire
 from backends.transport.verbs.device import Device, Limits
+from backends.transport.verbs.library import load
 from backends.transport.verbs.mover import Mover
 from backends.transport.verbs.sysfs import Gid
 from backends.transport.verbs.transport import VerbsTransport
@@ -106,6 +107,37 @@ def test_a_device_without_memory_windows_gives_the_regions_own_keys_and_says_so(
     monkeypatch.undo()
     with ends(make_end("verbs", "a")) as (a,):
         assert a.transport.capabilities.key_scope == ("peer" if verbs(a).device.limits.windows else "region")
+
+
+def test_windows_that_the_provider_cannot_bind_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = load()
+
+    def refuse(*_: object) -> None:
+        raise library.error("no extended queue pairs here")
+
+    monkeypatch.setattr("backends.transport.verbs.device.load", lambda: replace(library, qp_ex=refuse))
+    with pair("verbs") as (a, b, peers):
+        assert a.transport.capabilities.key_scope == "region"
+        ranges = ranges_between(b.region, a.region, [0], [0], [PAIR_BYTES])
+        assert a.outcome(a.transport.read(peers[0], ranges)).outcome == "done"
+        assert np.array_equal(a.pool, b.pool)
+
+
+@pytest.mark.parametrize("windows", [True, False])
+def test_the_card_refuses_what_a_region_was_not_registered_for(windows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Device._limits
+    with ends(make_end("verbs", "probe")) as (probe,):
+        if windows and not verbs(probe).device.limits.windows:
+            pytest.skip("the device has no memory windows")
+    monkeypatch.setattr(Device, "_limits", lambda device: replace(known(device), windows=windows))
+    with ends(make_end("verbs", "a", seed=3), make_end("verbs", "b")) as (a, b):
+        bounded = b.transport.register(b.transport.allocate(4096), flat_tensor(4, 1024), peers_may="read")
+        peer = join(a, b)[0]
+        refused = a.outcome(a.transport.write(peer, ranges_between(a.region, bounded, [0], [0], [4096])))
+        assert refused.outcome == "failed"
+        assert "remote access error" in refused.reason
+        assert a.outcome(a.transport.read(peer, ranges_between(bounded, a.region, [0], [0], [4096]))).outcome == "done"
+        assert not a.pool[:4096].any()
 
 
 # --- peers that do not answer, or lie --------------------------------------------------------------------------------

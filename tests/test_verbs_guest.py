@@ -41,6 +41,12 @@ def test_in_one_guest_the_transport_suite_passes_and_real_workers_give_the_model
     assert " passed" in printed, printed
 
 
+def test_the_readmes_recipe_for_a_real_cluster_leads_to_a_device_that_opens() -> None:
+    printed = run_suite("--only", "recipe")
+    assert "+ ln -s /usr/lib/python3/dist-packages/pyverbs" in printed
+    assert printed.splitlines()[-2].startswith("transport verbs can be used here: rxe0 port 1"), printed
+
+
 @pytest.mark.skip(
     reason="two linked guests are NOT tested: after a pulled cable the guest's kernel may hang in rxe_destroy_qp; "
     "run tests/rdma_guest/run_suite.sh --only two by hand"

@@ -10,62 +10,17 @@ from types import ModuleType, SimpleNamespace
 
 import msgspec
 import pytest
+from fake_machine import ZERO, FakeSysfs, full
 
 from backends.transport.choose import TRANSPORTS, open_transport
 from backends.transport.port import TransportError
 from backends.transport.verbs import gpu, library, sysfs, wire
 from backends.transport.verbs.regions import refusal
 
-ZERO = ":".join(["0000"] * 8)
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="ascii")
-
-
-class FakeSysfs:
-    """A tree as the kernel lays it out below /sys."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def device(
-        self, name: str, *, pci: str = "", node: int = 0, layer: str = "Ethernet", state: str = "4: ACTIVE"
-    ) -> None:
-        """A device with one port; ``pci`` is its path below /sys/devices."""
-        folder = self.root / "class" / "infiniband" / name
-        write(folder / "ports" / "1" / "state", state)
-        write(folder / "ports" / "1" / "link_layer", layer)
-        (folder / "ports" / "1" / "gids").mkdir()
-        if pci:
-            (folder / "device").symlink_to(self.pci(pci, node))
-
-    def pci(self, path: str, node: int = 0) -> Path:
-        """A PCI device."""
-        place = self.root / "devices" / path
-        write(place / "numa_node", str(node))
-        listed = self.root / "bus" / "pci" / "devices" / Path(path).name
-        listed.parent.mkdir(parents=True, exist_ok=True)
-        listed.symlink_to(place)
-        return place
-
-    def gid(self, device: str, index: int, address: str, kind: str = "", interface: str = "") -> None:
-        """An entry of the GID table; those without a kind are not in use, and the kernel refuses to read their type."""
-        port = self.root / "class" / "infiniband" / device / "ports" / "1"
-        write(port / "gids" / str(index), address)
-        if kind:
-            write(port / "gid_attrs" / "types" / str(index), kind)
-            write(port / "gid_attrs" / "ndevs" / str(index), interface)
-
 
 @pytest.fixture
 def kernel(tmp_path: Path) -> FakeSysfs:
     return FakeSysfs(tmp_path)
-
-
-def full(address: str) -> str:
-    return ipaddress.IPv6Address(address).exploded
 
 
 # --- GIDs ------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import select
 import threading
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -17,8 +18,8 @@ from backends.worker.errors import WorkerError
 from backends.worker.mailbox import Mailbox
 from backends.worker.model_source import ModelSource
 from backends.worker.settings import decode_settings
-from backends.worker.transports import lacking_capability, open_transport
-from kvsim.core.cluster import KvSpec
+from backends.worker.transports import lacking_capability, open_transport, peers_may
+from kvsim.core.cluster import KvSpec, TransferMode
 from kvsim.core.messages import Chunk, Request, RequestId
 
 R = RequestId(4)
@@ -108,6 +109,17 @@ def test_a_transport_lacks_what_a_mode_needs() -> None:
 
     assert lacking_capability("message", CAPABILITIES) == "send and receive (mode message)"
     assert [lacking_capability(mode, CAPABILITIES) for mode in ("push", "pull", "streamed", "colocated")] == [""] * 4
+
+
+def test_peers_get_no_more_rights_to_a_kv_cache_than_the_mode_needs() -> None:
+    assert {mode: peers_may(mode) for mode in get_args(TransferMode)} == {
+        "push": "write",
+        "pull": "read",
+        "streamed": "read",
+        "message": "read",
+        "adaptive": "both",
+        "colocated": "read",
+    }
 
 
 def test_descriptions_keep_their_audience() -> None:

@@ -12,8 +12,9 @@ import numpy as np
 
 from backends.calibrate.plan import CalibrationPlan, Lengths
 from backends.calibrate.watch import Watch, while_busy
+from backends.driver.service import ServiceLimits
 from backends.transport.copying import copy
-from backends.validate.serve import other_load, running_workers
+from backends.validate.serve import LIMITS, other_load, running_workers
 from backends.worker.model_source import ModelSource
 from backends.worker.settings import WorkerSettings
 from kvsim.core.cluster import ClusterSpec, PolicySpec, Role, TransferMode, WorkerSpec
@@ -31,13 +32,22 @@ class Machine:
     """What is measured: a model on a device of this machine."""
 
     def __init__(
-        self, source: ModelSource, device: str, threads: int, block_tokens: int, plan: CalibrationPlan
+        self,
+        source: ModelSource,
+        device: str,
+        threads: int,
+        block_tokens: int,
+        plan: CalibrationPlan,
+        limits: ServiceLimits = LIMITS,
+        attention: str = "auto",
     ) -> None:
         self._source = source
         self._device = device
         self._threads = threads
         self._block_tokens = block_tokens
         self._plan = plan
+        self._limits = limits
+        self._attention = attention
         self._other_cores: list[float] = []
         self._decisions_ns: list[int] = []
 
@@ -71,7 +81,7 @@ class Machine:
 
     def _serve(self, settings: WorkerSettings, loads: Iterable[Lengths]) -> Watch:
         watch = Watch()
-        with running_workers(settings, (watch.observe,), (watch.report,)) as running:
+        with running_workers(settings, (watch.observe,), (watch.report,), limits=self._limits) as running:
             others = other_load(running.service, settings)
             for load in loads:
                 running.serve([(self._plan.pause_ns, prompt, output, output) for prompt, output in load], TIMEOUT_S)
@@ -98,7 +108,9 @@ class Machine:
             for number, role in enumerate(roles)
         )
         cluster = ClusterSpec(self._source.kv_spec(self._block_tokens), workers, PolicySpec(mode))
-        return WorkerSettings(cluster, self._source, transport, device=self._device, threads=self._threads)
+        return WorkerSettings(
+            cluster, self._source, transport, device=self._device, threads=self._threads, attention=self._attention
+        )
 
     def _block_bytes(self) -> int:
         """The contiguous piece of a block's keys, or values, of one layer."""

@@ -8,12 +8,13 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-Kind: TypeAlias = Literal["kill", "hang", "half_write", "drop", "delay", "damage", "garbage", "stranger"]
+Kind: TypeAlias = Literal["kill", "hang", "half_write", "lease", "drop", "delay", "damage", "garbage", "stranger"]
 
 KINDS: dict[Kind, str] = {
     "kill": "SIGKILL of a worker",
     "hang": "SIGSTOP of a worker",
     "half_write": "SIGKILL of the mover of a KV transfer half of whose bytes have arrived",
+    "lease": "a reader of KV that stops for longer than the lease of what it reads, and goes on",
     "drop": "every KV connection between two workers broken",
     "delay": "a connection that lets nothing pass for a while",
     "damage": "a flipped bit in a worker's words to the scheduler, or in the answer",

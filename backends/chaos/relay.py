@@ -8,6 +8,7 @@ what it carries.
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
@@ -21,7 +22,7 @@ _Answer = TypeVar("_Answer")
 @dataclass(slots=True)
 class _Relay:
     """``open_gate`` is cleared while nothing may pass; ``halve``: the next piece is cut in two and the rest held back;
-    ``flips`` pieces are still to be damaged."""
+    ``flips`` pieces are still to be damaged, the last one was at ``flipped_ns`` of the monotonic clock."""
 
     target: tuple[str, int]
     port: int = 0
@@ -29,6 +30,7 @@ class _Relay:
     open_gate: asyncio.Event = field(default_factory=asyncio.Event)
     halve: bool = False
     flips: int = 0
+    flipped_ns: int | None = None
     connections: dict[int, asyncio.StreamWriter] = field(default_factory=dict)
 
 
@@ -71,6 +73,11 @@ class Relays:
     def damage(self, name: str, pieces: int = 1) -> None:
         """Flip a bit in each of the next pieces."""
         self._call(self._damage(name, pieces))
+
+    def damaged_ns(self, name: str) -> int | None:
+        """When the last piece was damaged, on the monotonic clock; None while some are still to be."""
+        relay = self._relays[name]
+        return None if relay.flips else relay.flipped_ns
 
     def close(self) -> None:
         """End all relays and the thread. Harmless when closed."""
@@ -137,6 +144,7 @@ class Relays:
 
     async def _pass_on(self, relay: _Relay, piece: bytes, sink: asyncio.StreamWriter) -> None:
         if relay.flips:
+            relay.flipped_ns = time.monotonic_ns()
             relay.flips -= 1
             middle = len(piece) // 2
             piece = piece[:middle] + bytes([piece[middle] ^ 1]) + piece[middle + 1 :]

@@ -14,6 +14,7 @@ from kvsim.core.messages import (
     AssignBlocks,
     Command,
     DecodeAdvanced,
+    EndLease,
     Event,
     FinishRequest,
     PrefillDone,
@@ -38,9 +39,17 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseOver:
+    """KV of a request that was given up on the prefill side, and when."""
+
+    request: RequestId
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Recovered:
-    """A request that had blocks on a lost worker: from the loss to its next token, and how much of that its new prefill
-    took (0 if it needed none)."""
+    """A request that had blocks on a lost worker, or whose KV was given up on the prefill side: from then to its next
+    token, and how much of that its new prefill took (0 if it needed none)."""
 
     request: RequestId
     recovery_ns: int
@@ -49,12 +58,14 @@ class Recovered:
 
 class TroubleWatch:
     """An observer of the driver. Lists may be read from another thread once the requests are over; ``transfer`` is the
-    one that was ordered last, and ``transfer_started`` is set with it."""
+    one that was ordered last, and ``transfer_started`` is set with it, ``lease_over`` with an entry of ``leases``."""
 
     def __init__(self, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self.lost: list[Lost] = []
         self.joined: list[WorkerId] = []
+        self.leases: list[LeaseOver] = []
         self.recovered: list[Recovered] = []
+        self.lease_over = threading.Event()
         self.transfer_started = threading.Event()
         self.transfer: StartTransfer | None = None
         self._clock_ns = clock_ns
@@ -98,6 +109,10 @@ class TroubleWatch:
                 self._prefill_began_ns[run] = at_ns
             case RunDecode(run=run, batch=batch):
                 self._batches[run] = batch
+            case EndLease(request=request):
+                self.leases.append(LeaseOver(request, at_ns))
+                self._since_ns.setdefault(request, at_ns)
+                self.lease_over.set()
             case FinishRequest(request=request):
                 self._since_ns.pop(request, None)
             case StartTransfer():

@@ -10,6 +10,7 @@ from kvsim.core.messages import (
     ChooseMode,
     Command,
     CutDecode,
+    EndLease,
     FinishRequest,
     ReleaseBlocks,
     RequestId,
@@ -65,7 +66,7 @@ def _check_command(command: Command, worker: WorkerId, limits: PeerLimits) -> No
             check_ids("run", [run])
         case StartTransfer():
             _check_transfer(command, worker, limits)
-        case FinishRequest() | StopTransfer() | ChooseMode():
+        case FinishRequest() | StopTransfer() | ChooseMode() | EndLease():
             require(False, f"{type(command).__name__} is not for workers")
     if not isinstance(command, StartTransfer | StopTransfer | FinishRequest | ChooseMode):
         require(command.worker == worker, f"an order for worker {command.worker} at worker {worker}")

@@ -23,6 +23,7 @@ from kvsim.core.messages import (
     DeadlineReached,
     DismissWorker,
     DrainWorker,
+    EndLease,
     Event,
     FinishReason,
     FinishRequest,
@@ -207,7 +208,10 @@ class Driver:
             self._inbox.append(WorkerJoined(worker))
 
     def _renew_leases(self, now_ns: int) -> None:
-        """Pass on who was heard of, each as often as leases ask for and no more."""
+        """Pass on who was heard of, each as often as leases ask for and no more; nobody while there is no request."""
+        if not self.scheduler.requests_live:
+            self._alive.clear()
+            return
         for worker in [worker for worker in self._alive if worker not in self._away]:
             last_ns = self._renewed_ns.get(worker)
             if last_ns is None or now_ns - last_ns >= (self._renewal_ns or 0):
@@ -219,8 +223,8 @@ class Driver:
             self.book.close(command.request)
             self._client.on_finish(command.request, command.why)
             return
-        if isinstance(command, ChooseMode):
-            return  # it says how the scheduler goes on
+        if isinstance(command, ChooseMode | EndLease):
+            return  # it says what the scheduler has decided
         if isinstance(command, StopTransfer):
             self._settle(self.transfers.stop(command.transfer))
             return

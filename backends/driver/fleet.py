@@ -1,7 +1,9 @@
 """The worker processes behind a driver: started, shaking hands, connected, serving, lost.
 
 A worker is lost to the scheduler only when its process has ended: until then it may still write into others' memory.
-So whoever is to be given up is killed first, and the exit notice of its launcher says when that has happened.
+So whoever is to be given up is killed first, and the exit notice of its launcher says when that has happened. That is
+whoever is silent for too long, and whoever is not connected in time after its start: while it loads its model it does
+not beat.
 
 This module must not know requests, nor when anything happens: instants are given.
 """
@@ -70,6 +72,8 @@ class Fleet:
         secret: bytes,
         resources: Mapping[Role, Resources],
         readdress: Readdress | None = None,
+        *,
+        start_timeout_ns: int,
     ) -> None:
         self.connections = Connections(settings.cluster, self.send, readdress)
         self._settings = settings
@@ -77,6 +81,7 @@ class Fleet:
         self._launcher = launcher
         self._channel = channel
         self._watch = watch
+        self._starts = HeartbeatWatch(start_timeout_ns)  # its one beat is the launch; forgotten once connected
         self._secret = secret
         self._resources = resources
         self._members = [_Member(spec.present) for spec in self._specs]
@@ -85,10 +90,10 @@ class Fleet:
 
     # --- beginning and end --------------------------------------------------------------------------------------------
 
-    def launch(self, worker: WorkerId) -> None:
+    def launch(self, worker: WorkerId, now_ns: int) -> None:
         """Start the process of a worker that is away. Raises ControlError if that cannot be done."""
         member, spec = self._members[worker], self._specs[worker]
-        assert member.state == "away", f"worker {spec.name} is {member.state}"
+        assert self.is_away(worker), f"worker {spec.name} is {member.state}"
         self._channel.expect(worker)
         ticket = LaunchTicket(
             worker,
@@ -102,6 +107,7 @@ class Fleet:
         resources = self._resources.get(spec.role, ())
         member.handle = self._launcher.start(WorkerLaunch(ticket, environment=threads, resources=resources))
         member.state, member.reason = "starting", ""
+        self._starts.beat(worker, now_ns)
 
     def complete(self) -> bool:
         """Whether every worker that is present is there and connected; from then on losses are events."""
@@ -110,6 +116,7 @@ class Fleet:
             for spec in self._specs:
                 if spec.present:
                     self._members[spec.id].state = "serving"
+                    self._starts.forget(spec.id)
         return self._opened
 
     def waiting_for(self) -> str:
@@ -126,6 +133,10 @@ class Fleet:
     def all_away(self) -> bool:
         """Whether no process is left."""
         return all(member.state == "away" for member in self._members)
+
+    def is_away(self, worker: WorkerId) -> bool:
+        """Whether no process of this worker is left."""
+        return self._members[worker].state == "away"
 
     def process(self, worker: WorkerId) -> int:
         """The operating system's id of a worker's process on its host; 0 if it is not there."""
@@ -161,18 +172,26 @@ class Fleet:
     def give_up(self, worker: WorkerId, reason: str) -> None:
         """End a worker that is not to be relied on any more; it is lost when its process has ended."""
         member = self._members[worker]
-        if member.state in ("starting", "serving"):
-            member.state, member.reason = "ending", reason
-            self._channel.drop(worker)
-            self._watch.forget(worker)
-            assert member.handle is not None
+        if member.handle is not None:
+            member.state, member.reason = "ending", member.reason or reason
+            self._forget(worker)
             self._launcher.kill(member.handle)
 
     def give_up_late(self, now_ns: int) -> None:
-        """End those that have been silent for too long."""
+        """End those that have been silent for too long, also after they were told to stop, and those that are not
+        connected in time after their start."""
         for worker in self._watch.late(now_ns):
             silence_s = self._watch.silence_ns(worker, now_ns) / 1e9
             self.give_up(worker, f"it has been silent for {silence_s:.1f} s")
+        for worker in self._starts.late(now_ns):
+            start_s = self._starts.silence_ns(worker, now_ns) / 1e9
+            why = "it hangs, or start_timeout is too short for its model"
+            self.give_up(worker, f"it is not connected {start_s:.1f} s after its start: {why}")
+
+    def deadline_ns(self) -> int | None:
+        """The first instant at which ``give_up_late`` has somebody to end if nothing is heard; None if nobody."""
+        deadlines_ns = [watch.deadline_ns() for watch in (self._watch, self._starts)]
+        return min([at_ns for at_ns in deadlines_ns if at_ns is not None], default=None)
 
     def exited(self, notice: ExitNotice, driver: Driver) -> None:
         """A process has ended. Raises ServiceError if the workers were not complete yet."""
@@ -180,10 +199,9 @@ class Fleet:
         member = self._members[worker]
         if member.handle is None or member.handle.number != notice.handle.number:
             return
-        reason = f"{member.reason}; {notice}" if member.reason else str(notice)
+        reason = f"worker {notice.handle.name}: {member.reason}; {notice}" if member.reason else str(notice)
         member.state, member.handle = "away", None
-        self._channel.drop(worker)
-        self._watch.forget(worker)
+        self._forget(worker)
         if self._stopped:
             return
         if not self._opened and member.counted_on:
@@ -226,9 +244,15 @@ class Fleet:
     def _dismiss(self, worker: WorkerId) -> None:
         member = self._members[worker]
         if member.state in ("starting", "serving"):
+            # still watched: one that hangs does not end by itself
             member.state, member.counted_on = "ending", False
-            self._watch.forget(worker)
             self._channel.send(worker, Stop())
+
+    def _forget(self, worker: WorkerId) -> None:
+        """Nothing more is heard of this process, and nothing expected."""
+        self._channel.drop(worker)
+        self._watch.forget(worker)
+        self._starts.forget(worker)
 
     def _joined(self, driver: Driver) -> None:
         """Tell the scheduler of workers that have come back and are connected."""
@@ -236,4 +260,5 @@ class Fleet:
             member = self._members[spec.id]
             if member.state == "starting" and self.connections.complete(spec.id):
                 member.state, member.counted_on = "serving", True
+                self._starts.forget(spec.id)
                 driver.worker_joined(spec.id)

@@ -1,7 +1,8 @@
 """The driver's thread: sleeps until something has happened anywhere, reads the clock once, takes everything in.
 
 Sources are the workers' messages, the exits of their processes, what clients ask, arrivals that are due, the
-scheduler's deadline and workers that are silent. All that happened meanwhile goes into one call of the scheduler.
+scheduler's deadline and workers that are silent or start for too long. All that happened meanwhile goes into one call
+of the scheduler.
 
 This module must not decide anything.
 """
@@ -11,13 +12,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from backends.control.driver_channel import DriverChannel, Received
-from backends.control.heartbeat import HeartbeatWatch
 from backends.driver.arrivals import Arrivals
 from backends.driver.driver import Driver
 from backends.driver.fleet import Fleet
 from backends.launch.port import Launcher
 from backends.worker.mailbox import Mailbox
-from kvsim.core.messages import RequestId
+from kvsim.core.messages import RequestId, WorkerId
 
 SLEEP_MAX_S = 1.0
 """Nothing depends on this; it bounds what a lost wake-up could cost."""
@@ -50,7 +50,6 @@ class Loop:
         fleet: Fleet,
         channel: DriverChannel,
         launcher: Launcher,
-        watch: HeartbeatWatch,
         clock_ns: Callable[[], int],
         new_id: Callable[[], RequestId],
     ) -> None:
@@ -60,7 +59,6 @@ class Loop:
         self._fleet = fleet
         self._channel = channel
         self._launcher = launcher
-        self._watch = watch
         self._clock_ns = clock_ns
         self._new_id = new_id
         self._epoch_ns = clock_ns()
@@ -71,6 +69,10 @@ class Loop:
     def begin(self) -> None:
         """From now on requests are served: this is instant 0 of the scheduler."""
         self._epoch_ns = self._clock_ns()
+
+    def launch(self, worker: WorkerId) -> None:
+        """Start a worker that is away. Raises ControlError if that cannot be done."""
+        self._fleet.launch(worker, self._clock_ns())
 
     @property
     def now_ns(self) -> int:
@@ -114,7 +116,7 @@ class Loop:
         clock_ns = self._clock_ns()
         ours_ns = [self.arrivals.next_ns, self._driver.deadline_ns]
         due_ns = [at_ns + self._epoch_ns for at_ns in ours_ns if at_ns is not None]
-        late_ns = self._watch.deadline_ns()
+        late_ns = self._fleet.deadline_ns()
         if late_ns is not None:
             due_ns.append(late_ns)
         return max(0.0, min([SLEEP_MAX_S, *((at_ns - clock_ns) / 1e9 for at_ns in due_ns)]))

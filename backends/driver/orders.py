@@ -17,6 +17,7 @@ from kvsim.core.messages import (
     CutDecode,
     DismissWorker,
     DrainWorker,
+    EndLease,
     FinishRequest,
     KeepRole,
     ReleaseBlocks,
@@ -58,7 +59,7 @@ class OrderDesk:
                 return tuple([(worker, Order(command)) for worker in movers(command)])
             case FinishRequest() | DismissWorker() | StopTransfer() | DrainWorker() | KeepRole() | SwitchRole():
                 return ()
-            case ChooseMode():  # it says how the scheduler goes on
+            case ChooseMode() | EndLease():  # they say what the scheduler has decided
                 return ()
 
     def forget(self, worker: WorkerId) -> None:

@@ -6,6 +6,7 @@ every stream that was open and every later call; every wait has a limit.
 """
 
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Self
 
 from backends.control.compatibility import Compatibility
 from backends.control.driver_channel import DriverChannel
+from backends.control.errors import ControlError
 from backends.control.heartbeat import HEARTBEAT_INTERVAL_NS, LATE_AFTER_NS, HeartbeatWatch
 from backends.control.ticket import new_secret
 from backends.driver.arrivals import Arrivals
@@ -32,11 +34,14 @@ from kvsim.core.messages import RequestId, WorkerId
 
 DRAIN_POLL_S = 0.01
 
+_log = logging.getLogger("kvsim.driver")
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceLimits:
-    """How long the service waits: for all workers to be there and connected, for them to end when asked, and for a
-    silent one to be given up (``late_after_ns``; they beat every ``heartbeat_interval_ns``)."""
+    """How long the service waits: for a worker to be there and connected, at first and whenever it is started again,
+    for all to end when asked, and for a silent one to be given up (``late_after_ns``; they beat every
+    ``heartbeat_interval_ns``)."""
 
     start_timeout_s: float = 120.0
     stop_timeout_s: float = 10.0
@@ -76,12 +81,15 @@ class Service:
         compatibility = Compatibility(settings.model.fingerprint(), settings.model.dtype, settings.cluster.kv)
         self._channel = DriverChannel(bind, secret, compatibility, limits.heartbeat_interval_ns)
         watch = HeartbeatWatch(limits.late_after_ns)
-        self._fleet = Fleet(settings, launcher, self._channel, watch, secret, resources, readdress)
+        start_timeout_ns = round(limits.start_timeout_s * 1e9)
+        self._fleet = Fleet(
+            settings, launcher, self._channel, watch, secret, resources, readdress, start_timeout_ns=start_timeout_ns
+        )
         self.driver = Driver(
             settings.cluster, self._config.vocabulary, self._fleet.send, self._streams, observers, watchers
         )
         clock_ns = time.monotonic_ns
-        self._loop = Loop(self.driver, self._fleet, self._channel, launcher, watch, clock_ns, self._new_id)
+        self._loop = Loop(self.driver, self._fleet, self._channel, launcher, clock_ns, self._new_id)
 
     # --- one thread ---------------------------------------------------------------------------------------------------
 
@@ -90,8 +98,9 @@ class Service:
         cannot be started or not all are there in time."""
         for spec in self._cluster.workers:
             if spec.present:
-                self._fleet.launch(spec.id)
-        timeout_s = self._limits.start_timeout_s
+                self._loop.launch(spec.id)
+        # one that is late is ended, and what it said last is the error; this is for a launcher that cannot end it
+        timeout_s = self._limits.start_timeout_s + self._limits.stop_timeout_s
         if not self._until(self._fleet.complete, timeout_s):
             raise ServiceError(f"after {timeout_s} s these workers are not connected: {self._fleet.waiting_for()}")
         self._loop.begin()
@@ -162,8 +171,13 @@ class Service:
         self._loop.asked.put(lambda: self.driver.cancel(request))
 
     def launch(self, worker: WorkerId) -> None:
-        """Start a worker that is not there, or no longer; the scheduler gives it work when it is connected."""
-        self._loop.asked.put(lambda: self._fleet.launch(worker))
+        """Start a worker that is not there, or no longer; the scheduler gives it work when it is connected. One that is
+        not within the start timeout is ended, and can be started anew; as can one whose process cannot be made, which
+        is logged. Raises ServiceError if its last process has not ended."""
+        if not self._fleet.is_away(worker):
+            name = self._cluster.workers[worker].name
+            raise ServiceError(f"worker {name} cannot be started: its last process has not ended")
+        self._loop.asked.put(lambda: self._launch_again(worker))
 
     def dismiss(self, worker: WorkerId) -> None:
         """Let a worker end when it has finished what it has."""
@@ -173,6 +187,13 @@ class Service:
 
     def _new_id(self) -> RequestId:
         return RequestId(next(self._ids))
+
+    def _launch_again(self, worker: WorkerId) -> None:
+        if self._fleet.is_away(worker):  # two threads may have asked
+            try:
+                self._loop.launch(worker)
+            except ControlError as error:
+                _log.warning("%s", error)  # the others serve on without it
 
     def _checked(self, submission: Submission) -> Submission:
         return submission.checked(self._config.vocabulary, self._config.context_tokens_max)

@@ -12,14 +12,11 @@ import socket
 import threading
 from importlib.util import find_spec
 
-import msgspec
-
 from backends.transport.link import NOTIFY, Link
-from backends.transport.memory import allocate_private
 from backends.transport.message_carrier import MessageCarrier
 from backends.transport.port import Capabilities, TransportError
-from backends.transport.socket_transport import SocketTransport
-from backends.transport.tcp_address import TcpEndpoint, advertised, checked_address, listen_on, tune
+from backends.transport.tcp_address import checked_address
+from backends.transport.tcp_based import TcpBasedTransport
 
 _EARLY_MAX = 16
 """Messages of a peer that are kept until our caller connects to it."""
@@ -34,10 +31,11 @@ CAPABILITIES = Capabilities(
     any_memory=True,
     device_memory=False,
     revocable=True,
+    access_enforced=True,
 )
 
 
-class MessageTransport(SocketTransport):
+class MessageTransport(TcpBasedTransport):
     """The ``Transport`` named ``message``. ``host`` and ``advertised_host`` as for tcp. Needs torch."""
 
     def __init__(
@@ -45,20 +43,11 @@ class MessageTransport(SocketTransport):
     ) -> None:
         if find_spec("torch") is None:
             raise TransportError("transport message needs torch, which is not installed: pip install 'kvsim[engine]'")
-        self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._timeout_ms = round(stall_timeout_s * 1000)
-        dialled_host = advertised(host, advertised_host)
-        listening = listen_on(host, self._timeout_ms)
-        self._where = TcpEndpoint(dialled_host, listening.getsockname()[1])
-        super().__init__(name, CAPABILITIES, listening, socket.gethostname())
+        super().__init__(name, CAPABILITIES, host, advertised_host, stall_timeout_s)
         self._lock = threading.Lock()
         self._carriers: dict[str, MessageCarrier] = {}
         self._early: dict[str, list[tuple[int, bytes]]] = {}
         self._start()
-
-    def allocate(self, size_bytes: int) -> memoryview:
-        """See ``Transport.allocate``."""
-        return allocate_private(size_bytes)
 
     def disconnect(self, peer_name: str) -> None:
         """See ``Transport.disconnect``."""
@@ -66,15 +55,6 @@ class MessageTransport(SocketTransport):
         with self._lock:
             self._carriers.pop(peer_name, None)
             self._early.pop(peer_name, None)
-
-    def _endpoint(self) -> bytes:
-        return msgspec.msgpack.encode(self._where)
-
-    def _address(self, endpoint: bytes) -> tuple[str, int]:
-        return checked_address(endpoint)
-
-    def _new_socket(self) -> socket.socket:
-        return tune(socket.socket(self._family, socket.SOCK_STREAM), self._timeout_ms)
 
     def _new_carrier(self, link: Link) -> MessageCarrier:
         rank = 0 if self._name < link.peer.name else 1

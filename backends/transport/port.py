@@ -21,6 +21,7 @@ from kvsim.errors import KvsimError
 
 __all__ = [
     "NOTIFICATION_BYTES_MAX",
+    "Access",
     "Capabilities",
     "Completion",
     "Notification",
@@ -43,6 +44,9 @@ TransferHandle = NewType("TransferHandle", int)
 Outcome: TypeAlias = Literal["done", "failed", "cancelled"]
 
 KeyScope: TypeAlias = Literal["connection", "peer", "region"]
+
+Access: TypeAlias = Literal["read", "write", "both"]
+"""What peers may do with a region from their side."""
 
 
 NOTIFICATION_BYTES_MAX = 64 * 1024
@@ -70,6 +74,11 @@ class Capabilities:
     ("connection"); the region, on queue pairs of the one peer that it was given to ("peer"); the region, for every peer
     that is connected ("region").
     ``revocable``: after ``unregister`` or ``disconnect`` a peer that ignores the rules cannot reach the memory either.
+    ``access_enforced``: nor can it, before that, WRITE to a region that was registered for reading, or the reverse.
+
+    No transport has rights per request: what a peer may do with a region it may do with all of it, at any time from
+    its connection until one of those two calls. That a READ came too late for its request is seen afterwards, by the
+    generation of the blocks (``backends.worker.stamps``), and not prevented.
     """
 
     name: str
@@ -81,6 +90,7 @@ class Capabilities:
     any_memory: bool
     device_memory: bool
     revocable: bool
+    access_enforced: bool
     key_scope: KeyScope = "connection"
 
 
@@ -109,6 +119,7 @@ class Region:
     address: int
     size_bytes: int
     tensor: KvTensor
+    peers_may: Access = "both"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +203,12 @@ class Transport(Protocol):
         makes a tensor of it). It lives as long as anything refers to it, also after ``close``."""
         ...
 
-    def register(self, memory: memoryview | TensorMemory, tensor: KvTensor) -> Region:
+    def register(self, memory: memoryview | TensorMemory, tensor: KvTensor, peers_may: Access = "both") -> Region:
         """Let peers reach ``memory``. On entry ``tensor.base_address`` is the offset in bytes of the tensor's first
         element from the start of ``memory`` (usually 0); use the tensor of the result from then on.
 
-        Peers learn the regions that exist when ``describe`` is called. ``memory`` stays referenced until
+        ``peers_may``: what they may do with it, where ``access_enforced``; other transfers of theirs fail. Peers learn
+        the regions that exist when ``describe`` is called. ``memory`` stays referenced until
         ``unregister``. Raises TransportError if the tensor does not fit, or the memory is of a kind that the
         capabilities exclude.
         """

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from backends.transport.address_map import Addresses, AddressMap, Piece, Sizes
+from backends.transport.address_map import Addresses, AddressMap, OutOfRegionsError, Piece, Sizes
 from backends.transport.description import RegionDescription, describe_tensor, tensor_span_bytes
 from backends.transport.memory import Memory
-from backends.transport.port import Region, TransportError
+from backends.transport.port import Access, Region, TransportError
 from kvsim.core.kv_tensor import KvTensor
 
 _ADDRESS_BITS = 44
@@ -41,7 +41,7 @@ class Registry:
         self._uses: dict[int, Use] = {}
         self._next_use = 0
 
-    def register(self, memory: Memory, tensor: KvTensor) -> Region:
+    def register(self, memory: Memory, tensor: KvTensor, peers_may: Access = "both") -> Region:
         """A new region for this memory; see ``Transport.register``."""
         end_bytes = tensor.base_address + tensor_span_bytes(tensor)
         if tensor.base_address < 0 or end_bytes > memory.size_bytes:
@@ -55,7 +55,7 @@ class Registry:
             self._next_number += 1
             begin = number << _ADDRESS_BITS
             tensor = replace(tensor, base_address=begin + tensor.base_address, key=number)
-            region = Region(number, begin, memory.size_bytes, tensor)
+            region = Region(number, begin, memory.size_bytes, tensor, peers_may)
             self._regions[number] = (region, memory)
             self._rebuild()
         return region
@@ -88,11 +88,20 @@ class Registry:
         )
 
     def use(
-        self, addresses: Addresses, sizes_bytes: Sizes, stop: Callable[[], None], cut: Callable[[], None]
+        self,
+        addresses: Addresses,
+        sizes_bytes: Sizes,
+        stop: Callable[[], None],
+        cut: Callable[[], None],
+        peer_would: Access | None = None,
     ) -> tuple[Addresses, int]:
-        """Where these ranges lie in this process, and a number for ``release``. Raises OutOfRegionsError."""
+        """Where these ranges lie in this process, and a number for ``release``. ``peer_would`` is what a peer would do
+        with them, None for ourselves. Raises OutOfRegionsError, also for regions that are not for peers to do that."""
         with self._changed:
             located, numbers = self._map.locate(addresses, sizes_bytes)
+            for number in numbers if peer_would is not None else ():
+                if self._regions[number][0].peers_may not in ("both", peer_would):
+                    raise OutOfRegionsError(f"region {number} is not for peers to {peer_would}")
             self._next_use += 1
             self._uses[self._next_use] = Use(numbers, stop, cut)
             return located, self._next_use

@@ -42,6 +42,7 @@ CAPABILITIES = Capabilities(
     any_memory=False,
     device_memory=False,
     revocable=False,
+    access_enforced=False,
 )
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL

@@ -18,6 +18,7 @@ from backends.transport.link import CONTROL, NOTIFY, REGION_NUMBER, WITHDRAWN, L
 from backends.transport.memory import Memory, memory_of
 from backends.transport.port import (
     NOTIFICATION_BYTES_MAX,
+    Access,
     Capabilities,
     Notification,
     Peer,
@@ -104,12 +105,12 @@ class SocketTransport(ABC):
         """See ``Transport.name``."""
         return self._name
 
-    def register(self, memory: memoryview | TensorMemory, tensor: KvTensor) -> Region:
+    def register(self, memory: memoryview | TensorMemory, tensor: KvTensor, peers_may: Access = "both") -> Region:
         """See ``Transport.register``."""
         self._assert_open()
         place = self._place_of(memory)
         self._check_memory(place)
-        return self._registry.register(place, tensor)
+        return self._registry.register(place, tensor, peers_may)
 
     def unregister(self, region: Region) -> None:
         """See ``Transport.unregister``."""

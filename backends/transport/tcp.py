@@ -6,14 +6,10 @@ has one control connection and several data connections, all dialled by the init
 
 import socket
 
-import msgspec
-
 from backends.transport.jobs import Job
 from backends.transport.link import Link
-from backends.transport.memory import allocate_private
 from backends.transport.port import Capabilities
-from backends.transport.socket_transport import SocketTransport
-from backends.transport.tcp_address import TcpEndpoint, advertised, checked_address, listen_on, tune
+from backends.transport.tcp_based import TcpBasedTransport
 from backends.transport.tcp_requests import RequestQueue
 from backends.transport.tcp_server import serve_data
 from backends.transport.tcp_stream import Stream
@@ -29,10 +25,11 @@ CAPABILITIES = Capabilities(
     any_memory=True,
     device_memory=False,
     revocable=True,
+    access_enforced=True,
 )
 
 
-class TcpTransport(SocketTransport):
+class TcpTransport(TcpBasedTransport):
     """The ``Transport`` named ``tcp``.
 
     ``host`` is the address to listen on, ``advertised_host`` the one that peers dial (the same unless given).
@@ -49,27 +46,9 @@ class TcpTransport(SocketTransport):
         streams: int = 2,
         stall_timeout_s: float = 10.0,
     ) -> None:
-        self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._streams = streams
-        self._timeout_ms = round(stall_timeout_s * 1000)
-        dialled_host = advertised(host, advertised_host)
-        listening = listen_on(host, self._timeout_ms)
-        self._where = TcpEndpoint(dialled_host, listening.getsockname()[1])
-        super().__init__(name, CAPABILITIES, listening, socket.gethostname())
+        super().__init__(name, CAPABILITIES, host, advertised_host, stall_timeout_s)
         self._start()
-
-    def allocate(self, size_bytes: int) -> memoryview:
-        """See ``Transport.allocate``."""
-        return allocate_private(size_bytes)
-
-    def _endpoint(self) -> bytes:
-        return msgspec.msgpack.encode(self._where)
-
-    def _address(self, endpoint: bytes) -> tuple[str, int]:
-        return checked_address(endpoint)
-
-    def _new_socket(self) -> socket.socket:
-        return tune(socket.socket(self._family, socket.SOCK_STREAM), self._timeout_ms)
 
     def _new_carrier(self, link: Link) -> "_TcpCarrier":
         return _TcpCarrier(link, self._streams, self._timeout_ms)

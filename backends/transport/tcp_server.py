@@ -42,7 +42,13 @@ def _answer(connection: socket.socket, registry: Registry, head: Head, timeout_m
     operation, ranges, size_bytes = head
     addresses, sizes = receive_ranges(connection, ranges, timeout_ms)
     try:
-        located, use = registry.use(addresses, sizes, stop=_finish_first, cut=lambda: shut_down(connection))
+        located, use = registry.use(
+            addresses,
+            sizes,
+            stop=_finish_first,
+            cut=lambda: shut_down(connection),
+            peer_would="write" if operation == WRITE else "read",
+        )
     except OutOfRegionsError:
         if operation == WRITE:  # the bytes are on their way already
             waste = np.empty(size_bytes, dtype=np.uint8)

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,12 @@ from backends.worker.settings import WorkerSettings
 from kvsim.core.messages import Labels, WorkerId
 
 LIMITS = ServiceLimits(start_timeout_s=180.0, stop_timeout_s=15.0)
+"""For tests and programs that have no others."""
+
+
+def limits_of(start_timeout_s: float) -> ServiceLimits:
+    """These limits with another time until a worker must be there."""
+    return replace(LIMITS, start_timeout_s=start_timeout_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +69,15 @@ class Running:
 
 @contextmanager
 def running_workers(
-    settings: WorkerSettings, observers: Sequence[Observer], watchers: Sequence[Watcher] = (), seed: int = 0
+    settings: WorkerSettings,
+    observers: Sequence[Observer],
+    watchers: Sequence[Watcher] = (),
+    seed: int = 0,
+    limits: ServiceLimits = LIMITS,
 ) -> Iterator[Running]:
     """Workers of these settings as processes of this machine. At the end their block pools must be empty: raises
     AssertionError if something is left. Raises ServiceError, with what a worker said last, if one cannot start."""
-    with Service(settings, LocalLauncher(), observers, watchers=watchers, limits=LIMITS) as service:
+    with Service(settings, LocalLauncher(), observers, watchers=watchers, limits=limits) as service:
         service.start()
         yield Running(service, settings.model.config().vocabulary, seed)
         service.close()
@@ -82,10 +92,11 @@ def serve_load(
     timeout_s: float,
     seed: int = 0,
     labels: Sequence[Labels] = (),
+    limits: ServiceLimits = LIMITS,
 ) -> Served:
     """Start workers, serve the requests (see ``Running.serve``), end the workers."""
     began_s = time.monotonic()
-    with running_workers(settings, observers, seed=seed) as running:
+    with running_workers(settings, observers, seed=seed, limits=limits) as running:
         start_s = time.monotonic() - began_s
         load = other_load(running.service, settings)
         running.serve(requests, timeout_s, labels)

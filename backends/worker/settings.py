@@ -13,7 +13,9 @@ from kvsim.core.messages import WorkerId
 
 class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``transport`` is one of ``backends.worker.transports``, listening at ``host`` where it needs an address.
-    ``device`` is torch's name of one (``cpu``, ``cuda:0``); ``threads`` are torch's for computing on a CPU."""
+    ``device`` is ``cpu``, ``cuda:0`` or another GPU, or ``cuda``: workers take the GPUs that they see in turn.
+    ``threads`` are torch's for computing on a CPU. ``attention`` is a kernel of ``backends.model.attention_choice``, or
+    ``auto``: the best that passes its trial."""
 
     cluster: ClusterSpec
     model: ModelSource
@@ -21,6 +23,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     device: str = "cpu"
     threads: int = 1
+    attention: str = "auto"
 
     def spec(self, worker: WorkerId) -> WorkerSpec:
         """What the scheduler plans with for this worker."""

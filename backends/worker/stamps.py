@@ -40,7 +40,7 @@ class Stamps:
         strides_bytes = (2 * row_bytes, row_bytes, STAMP_BYTES, STAMP_BYTES, STAMP_BYTES, STAMP_BYTES)
         shape = (1, 2, blocks_total, 1, 1, 1)
         tensor = KvTensor(0, 0, STAMP_BYTES, LAYER_MAJOR, shape, strides_bytes)
-        self.tensor = transport.register(memory, tensor).tensor
+        self.tensor = transport.register(memory, tensor, peers_may="read").tensor
 
     def mark(self, blocks: BlockRuns, generation: int) -> None:
         """These blocks are of this generation; 0: of none. Raises TableError if one is none of this pool."""

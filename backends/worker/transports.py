@@ -5,11 +5,11 @@ Imported when asked for, as some need libraries that others do not. This module 
 
 from backends.transport import choose
 from backends.transport.choose import TRANSPORTS
-from backends.transport.port import Capabilities, Transport
+from backends.transport.port import Access, Capabilities, Transport
 from backends.worker.errors import WorkerError
 from kvsim.core.cluster import TransferMode
 
-__all__ = ["TRANSPORTS", "lacking_capability", "open_transport"]
+__all__ = ["TRANSPORTS", "lacking_capability", "open_transport", "peers_may"]
 
 
 def open_transport(kind: str, name: str, host: str, gpu_pci_address: str = "") -> Transport:
@@ -31,3 +31,14 @@ def lacking_capability(mode: TransferMode, capabilities: Capabilities) -> str:
             return "send and receive (mode message)"
         case _:
             return ""
+
+
+def peers_may(mode: TransferMode) -> Access:
+    """All that peers need of a worker's KV cache in this mode."""
+    match mode:
+        case "push":
+            return "write"
+        case "adaptive":
+            return "both"
+        case _:
+            return "read"

@@ -17,7 +17,25 @@ LOOP_RUNS_MAX = 100  # both tables together: up to here a plain loop over the ru
 
 def count_blocks(blocks: BlockRuns) -> int:
     """How many blocks a table holds."""
-    return sum([run_blocks for _, run_blocks in blocks])
+    total = 0
+    for _, run_blocks in blocks:
+        total += run_blocks
+    return total
+
+
+def in_parts(blocks: BlockRuns, parts: int, count: int) -> BlockRuns:
+    """The first ``count`` of the parts of these blocks, of which each has so many; part p of block b has the number
+    ``b * parts + p``. AssertionError if there are fewer."""
+    cut: list[tuple[int, int]] = []
+    left = count
+    for first, run_blocks in blocks:
+        if not left:
+            break
+        taken = min(left, run_blocks * parts)
+        cut.append((first * parts, taken))
+        left -= taken
+    assert not left, f"{left} of {count} parts are missing in {blocks}"
+    return tuple(cut)
 
 
 def block_ids(blocks: BlockRuns) -> Int64s:

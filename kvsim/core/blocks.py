@@ -11,136 +11,12 @@ them in ``RunDecode.spare_blocks`` and the scheduler that books them later there
 It must not know why somebody wants blocks.
 """
 
-from bisect import bisect_left
-from collections.abc import Collection, Iterator
-from itertools import repeat
-from math import gcd
-from typing import Protocol
+from collections.abc import Sequence
 
 from kvsim.core.cluster import Allocation
+from kvsim.core.free_blocks import FirstFit, FreeList, Scattered
 from kvsim.core.messages import BlockRuns, RequestId
 from kvsim.core.oldest_first import OldestFirst
-
-
-class FreeList(Protocol):
-    """The free blocks of a pool and the order in which they are handed out."""
-
-    def take(self, blocks: int) -> BlockRuns:
-        """Remove this many blocks, chosen to suit one request. The caller knows that there are enough."""
-
-    def take_one(self) -> int:
-        """Remove the block that ``peek`` names first."""
-
-    def peek(self, blocks: int) -> BlockRuns:
-        """The next blocks that ``take_one`` would remove, in order. Changes nothing."""
-
-    def give_back(self, first_block: int, blocks: int) -> None:
-        """Add a run of blocks."""
-
-    def runs(self) -> Iterator[tuple[int, int]]:
-        """All free blocks as (first block, blocks), for ``check`` only."""
-
-
-class FirstFit:
-    """Free runs sorted by first block, neighbours always merged."""
-
-    def __init__(self, blocks_total: int) -> None:
-        self._starts = [0]
-        self._lengths = [blocks_total]
-
-    def take(self, blocks: int) -> BlockRuns:
-        """The lowest run that holds all blocks; where none does, the lowest runs one after the other."""
-        for index, length in enumerate(self._lengths):
-            if length >= blocks:
-                return (self._cut(index, blocks),)
-        taken: list[tuple[int, int]] = []
-        while blocks:
-            run = self._cut(0, min(blocks, self._lengths[0]))
-            taken.append(run)
-            blocks -= run[1]
-        return tuple(taken)
-
-    def take_one(self) -> int:
-        start = self._starts[0]
-        if self._lengths[0] == 1:
-            del self._starts[0], self._lengths[0]
-        else:
-            self._starts[0] = start + 1
-            self._lengths[0] -= 1
-        return start
-
-    def peek(self, blocks: int) -> BlockRuns:
-        starts, lengths = self._starts, self._lengths
-        if lengths[0] >= blocks:
-            return ((starts[0], blocks),)
-        seen: list[tuple[int, int]] = []
-        index = 0
-        while (length := lengths[index]) < blocks:
-            seen.append((starts[index], length))
-            blocks -= length
-            index += 1
-        seen.append((starts[index], blocks))
-        return tuple(seen)
-
-    def give_back(self, first_block: int, blocks: int) -> None:
-        starts, lengths = self._starts, self._lengths
-        index = bisect_left(starts, first_block)
-        joins_left = index > 0 and starts[index - 1] + lengths[index - 1] == first_block
-        joins_right = index < len(starts) and first_block + blocks == starts[index]
-        if joins_left:
-            lengths[index - 1] += blocks
-            if joins_right:
-                lengths[index - 1] += lengths[index]
-                del starts[index], lengths[index]
-        elif joins_right:
-            starts[index] = first_block
-            lengths[index] += blocks
-        else:
-            starts.insert(index, first_block)
-            lengths.insert(index, blocks)
-
-    def runs(self) -> Iterator[tuple[int, int]]:
-        return zip(self._starts, self._lengths, strict=True)
-
-    def _cut(self, index: int, blocks: int) -> tuple[int, int]:
-        start = self._starts[index]
-        if blocks == self._lengths[index]:
-            del self._starts[index], self._lengths[index]
-        else:
-            self._starts[index] += blocks
-            self._lengths[index] -= blocks
-        return start, blocks
-
-
-class Scattered:
-    """A stack of single blocks that starts as a fixed permutation in which no two neighbours are adjacent blocks.
-
-    The stride is the integer nearest to total / golden ratio that shares no factor with the total: successive multiples
-    of it modulo the total visit every block once and stay far apart (Weyl sequence; Knuth, TAOCP vol. 3, 6.4).
-    """
-
-    def __init__(self, blocks_total: int) -> None:
-        stride = max(1, blocks_total * 618_034 // 1_000_000)
-        while gcd(stride, blocks_total) != 1:
-            stride += 1
-        self._stack = [(index * stride) % blocks_total for index in range(blocks_total)]
-
-    def take(self, blocks: int) -> BlockRuns:
-        taken = self.peek(blocks)
-        del self._stack[-blocks:]
-        return taken
-
-    def take_one(self) -> int:
-        return self._stack.pop()
-
-    def peek(self, blocks: int) -> BlockRuns:
-        return tuple([(block, 1) for block in self._stack[: -blocks - 1 : -1]])
-
-    def give_back(self, first_block: int, blocks: int) -> None:
-        self._stack.extend(range(first_block + blocks - 1, first_block - 1, -1))
-
-    def runs(self) -> Iterator[tuple[int, int]]:
-        return zip(self._stack, repeat(1))
 
 
 def free_list(allocation: Allocation, blocks_total: int) -> FreeList:
@@ -168,22 +44,28 @@ class BlockPool:
         self.blocks_free -= blocks
         taken = self._free.take(blocks)
         self._generations[request] = generation
-        self._tables.setdefault(request, []).extend(taken)
+        table = self._tables.get(request)
+        if table is None:
+            table = self._tables[request] = []
+        table.extend(taken)
         return taken
 
-    def grow(self, requests: Collection[RequestId]) -> None:
-        """Give each of the requests, in order, the one block that ``peek`` names first."""
+    def grow(self, requests: Sequence[RequestId]) -> None:
+        """Give each of the requests, in order, one of the blocks that ``peek`` names, in order."""
+        if not requests:
+            return
         self.blocks_free -= len(requests)
         assert self.blocks_free >= 0, f"{len(requests)} requests grow, {self.blocks_free + len(requests)} blocks free"
-        take_one, tables = self._free.take_one, self._tables
-        for request in requests:
-            block = take_one()
-            table = tables[request]
-            first, blocks = table[-1]
-            if first + blocks == block:
-                table[-1] = (first, blocks + 1)
-            else:
-                table.append((block, 1))
+        tables, place = self._tables, 0
+        for first_block, blocks in self._free.take_next(len(requests)):
+            for block in range(first_block, first_block + blocks):
+                table = tables[requests[place]]
+                place += 1
+                last_first, last_blocks = table[-1]
+                if last_first + last_blocks == block:
+                    table[-1] = (last_first, last_blocks + 1)
+                else:
+                    table.append((block, 1))
 
     def peek(self, blocks: int) -> BlockRuns:
         """The blocks that the next ``grow`` will take, in order."""
@@ -194,8 +76,9 @@ class BlockPool:
         """Free all blocks of the request. Returns how many."""
         released = 0
         del self._generations[request]
-        for first_block, blocks in reversed(self._tables.pop(request)):
-            self._free.give_back(first_block, blocks)
+        table, free = self._tables.pop(request), self._free
+        for first_block, blocks in reversed(table):
+            free.give_back(first_block, blocks)
             released += blocks
         self.blocks_free += released
         return released

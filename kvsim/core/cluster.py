@@ -22,7 +22,8 @@ LAYER_MAJOR: tuple[Dimension, ...] = ("layer", "kv", "block", "token", "head", "
 
 
 class KvSpec(msgspec.Struct, frozen=True):
-    """Shape of the model's KV cache. ``layout`` orders the dimensions of each rank's tensor, outermost first."""
+    """Shape of the model's KV cache. ``layout`` orders the dimensions of each rank's tensor, outermost first;
+    ``block_tokens`` is how long the blocks of a worker are that says nothing else."""
 
     layers: int
     kv_heads: int
@@ -45,7 +46,8 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     not ``present`` from the start comes with ``WorkerJoined``. ``paths`` are the ways (NICs, transports) of which its
     driver can use one instead of another. ``link_bytes_per_s`` is the rated speed of its NICs together, each way, and
     ``uplink`` the one of the cluster's that joins it to the others; 0 and None where unknown. ``labels`` are what
-    placement rules go by.
+    placement rules go by. ``block_tokens`` is the length of its blocks, 0: that of ``KvSpec``; of two workers between
+    which KV moves one has blocks that are a multiple of the other's.
     """
 
     id: WorkerId
@@ -61,6 +63,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     link_bytes_per_s: int = 0
     uplink: str | None = None
     labels: Labels = ()
+    block_tokens: int = 0
 
 
 class SharedLink(msgspec.Struct, frozen=True):
@@ -168,3 +171,7 @@ class ClusterSpec(msgspec.Struct, frozen=True):
     workers: tuple[WorkerSpec, ...]
     policy: PolicySpec
     uplinks: tuple[SharedLink, ...] = ()
+
+    def block_tokens(self, worker: WorkerId) -> int:
+        """Token slots of each block of this worker."""
+        return self.workers[worker].block_tokens or self.kv.block_tokens

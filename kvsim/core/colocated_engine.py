@@ -81,18 +81,10 @@ class ColocatedEngine:
         if event.run != self._mixed_step:
             return None
         self._mixed_step = None
-        self.batch.advance(1)
-        completed = self._book_chunks()
-        stopped = [self.batch.leave(request) for request in event.finished if request in self.batch]
-        limited = self._runs.leave_at_limit()
-        for state in completed:
-            if state.request.id in event.finished:
-                stopped.append(state)
-            elif state.generated == state.generated_max:
-                limited.append(state)
-            else:
-                state.enter(Phase.DECODING)
-                self.batch.join(state)
+        stopped, limited, going_on = self._runs.book_mixed_step(event.finished, self._book_chunks())
+        for state in going_on:
+            state.enter(Phase.DECODING)
+            self.batch.join(state)
         return stopped, limited
 
     def release(self, state: RequestState, out: Outbox) -> None:

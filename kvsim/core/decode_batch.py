@@ -93,16 +93,16 @@ class DecodeBatch:
         first = self.steps_total
         self.steps_total += steps
         block_tokens = self._block_tokens
-        occupied = [
-            (offset, bucket)
-            for offset in range(min(steps, block_tokens))
-            if (bucket := self._buckets[(first + offset) % block_tokens])
-        ]
-        grow = self._pool.grow
-        for cycle in range(0, steps, block_tokens):
-            for offset, bucket in occupied:
-                if cycle + offset < steps:
-                    grow(bucket)
+        one_cycle: list[RequestId] = []  # who grows in as many steps as a block has tokens: each member once
+        rest = steps % block_tokens
+        in_rest = 0  # those of them that grow in the steps beyond whole cycles
+        for offset in range(min(steps, block_tokens)):
+            bucket = self._buckets[(first + offset) % block_tokens]
+            if bucket:
+                one_cycle.extend(bucket)
+            if offset < rest:
+                in_rest = len(one_cycle)
+        self._pool.grow(one_cycle * (steps // block_tokens) + one_cycle[:in_rest])
 
     def at_limit(self) -> list[RequestId]:
         """Members that have generated as many tokens as they may, lowest id first."""
@@ -121,7 +121,7 @@ class DecodeBatch:
             if state is not None and self._limit_step(state) == step:
                 return step - self.steps_total
             heappop(self._limits)
-        return 1 << 62
+        return 1 << 60
 
     def _limit_step(self, state: RequestState) -> int:
         return state.joined_step + state.generated_max - state.generated

@@ -95,17 +95,10 @@ class DecodeEngine:
         completed = self.local.finish_step(event)
         if completed is None:
             return None
-        self.batch.advance(1)
-        stopped = [self.batch.leave(request) for request in event.finished if request in self.batch]
-        limited = self._runs.leave_at_limit()
-        for state in completed:
-            if state.request.id in event.finished:
-                stopped.append(state)
-            elif state.generated == state.generated_max:
-                limited.append(state)
-            else:
-                state.enter(Phase.WAITING_DECODE)
-                self._ready.append(state)
+        stopped, limited, going_on = self._runs.book_mixed_step(event.finished, completed)
+        for state in going_on:
+            state.enter(Phase.WAITING_DECODE)
+            self._ready.append(state)
         return stopped, limited
 
     @property

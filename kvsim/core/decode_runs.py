@@ -3,9 +3,11 @@
 Shared by dedicated decode workers and colocated ones. It must not know who joins the batch or why a run is cut.
 """
 
+from collections.abc import Sequence
+
 from kvsim.core.blocks import BlockPool
 from kvsim.core.decode_batch import DecodeBatch
-from kvsim.core.messages import CutDecode, DecodeAdvanced, RunDecode, RunId, WorkerId
+from kvsim.core.messages import CutDecode, DecodeAdvanced, RequestId, RunDecode, RunId, WorkerId
 from kvsim.core.outbox import Outbox
 from kvsim.core.request import RequestState
 
@@ -57,6 +59,25 @@ class DecodeRuns:
         if event.ended:
             self._run = None
         return stopped, limited
+
+    def book_mixed_step(
+        self, finished: Sequence[RequestId], completed: Sequence[RequestState]
+    ) -> tuple[list[RequestState], list[RequestState], list[RequestState]]:
+        """A step with chunks of prompts beside the batch is over; those of ``completed`` have their first new token by
+        it, and to those of ``finished`` it was the last. Returns who stopped, who reached its limit, and which of
+        ``completed`` go on."""
+        self.batch.advance(1)
+        stopped = [self.batch.leave(request) for request in finished if request in self.batch]
+        limited = self.leave_at_limit()
+        going_on = []
+        for state in completed:
+            if state.request.id in finished:
+                stopped.append(state)
+            elif state.generated == state.generated_max:
+                limited.append(state)
+            else:
+                going_on.append(state)
+        return stopped, limited, going_on
 
     def leave_at_limit(self) -> list[RequestState]:
         """Remove and return the members that have generated as many tokens as they may."""

@@ -10,18 +10,29 @@ layout). Two neighbouring ranges of a row become one where they touch on both si
 name them; no range runs from one row into the next, because engines register rows (layers) as regions of their own.
 Whole blocks move, the unused token slots of the last one included.
 
+Where one side's blocks are longer, by a whole factor, everything is counted in *parts*: a long block is as many parts
+as it has room for short ones, and a short block is one. Tables pair up part by part, as far as both reach.
+
 This module must not know how bytes are moved, nor what that costs. A range may exceed what one work request can carry
 (2**31 bytes on InfiniBand); splitting it is the wire's business.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.core.block_runs import Int64s, count_blocks, count_joint_runs, joint_run_arrays, joint_runs, spread_runs
+from kvsim.core.block_runs import (
+    Int64s,
+    count_blocks,
+    count_joint_runs,
+    in_parts,
+    joint_run_arrays,
+    joint_runs,
+    spread_runs,
+)
 from kvsim.core.cluster import Dimension, KvSpec
 from kvsim.core.kv_tensor import KvTensor, RankPair, Span, contiguous_kv_tensor, heads_on_rank, rank_pairs
 from kvsim.core.messages import BlockRuns
@@ -69,16 +80,17 @@ def transfer_ranges(
 ) -> Ranges:
     """The fewest ranges that move these layers, blocks and heads, coalesced as the module says.
 
-    The sides may order their dimensions differently and have pools of different size: a range is then as long as both
-    agree, down to one element. Ascending by source address; rows are those of the source.
+    The sides may order their dimensions differently and have pools and blocks of different size: a range is then as
+    long as both agree, down to one element. Ascending by source address; rows are those of the source.
     """
     spans = _spans(source, target, layers, source_heads, target_heads)
-    source_first, target_first, run_blocks = joint_run_arrays(source_blocks, target_blocks)
-    _assert_in_pool("source", source_first, run_blocks, source.extent("block"))
-    _assert_in_pool("target", target_first, run_blocks, target.extent("block"))
+    tokens = source.extent("token"), target.extent("token")
+    source_first, target_first, run_blocks = joint_run_arrays(*pair_up(source_blocks, target_blocks, *tokens))
+    sides = _PartSide(source, min(tokens)), _PartSide(target, min(tokens))
+    _assert_in_pool("source", source_first, run_blocks, sides[0].parts_total)
+    _assert_in_pool("target", target_first, run_blocks, sides[1].parts_total)
     outside, chunk_bytes = _split_off_chunk(source, target, spans)
-    blocks_touch = outside[-1] == "block" and source.stride("block") == target.stride("block") == chunk_bytes
-    if not blocks_touch:
+    if outside[-1] != "block" or not (sides[0].touch(chunk_bytes) and sides[1].touch(chunk_bytes)):
         source_first, target_first = spread_runs(source_first, run_blocks), spread_runs(target_first, run_blocks)
         run_blocks = np.ones_like(source_first)
 
@@ -86,16 +98,49 @@ def transfer_ranges(
     for dimension in outside:
         if dimension == "block":
             rows = len(source_at)
-            source_index, target_index = source_first, target_first
+            source_offsets, target_offsets = sides[0].offsets(source_first), sides[1].offsets(target_first)
         else:
             indices = np.arange(spans[dimension][2])
-            source_index, target_index = indices, indices
-        source_at = (source_at[:, None] + source_index * source.stride(dimension)).ravel()
-        target_at = (target_at[:, None] + target_index * target.stride(dimension)).ravel()
+            source_offsets, target_offsets = indices * source.stride(dimension), indices * target.stride(dimension)
+        source_at = (source_at[:, None] + source_offsets).ravel()
+        target_at = (target_at[:, None] + target_offsets).ravel()
     sizes_bytes = np.resize(run_blocks * chunk_bytes, len(source_at))  # repeats the runs of one row for every row
     source_at += sum([first * source.stride(dimension) for dimension, (first, _, _) in spans.items()])
     target_at += sum([first * target.stride(dimension) for dimension, (_, first, _) in spans.items()])
-    return _merged(source, target, source_at, target_at, sizes_bytes, rows)
+    ranges = _merged(source, target, source_at, target_at, sizes_bytes, rows)
+    return ranges if tokens[0] == tokens[1] else _ascending(ranges)
+
+
+def pair_up(
+    source_blocks: BlockRuns, target_blocks: BlockRuns, source_tokens: int, target_tokens: int
+) -> tuple[BlockRuns, BlockRuns]:
+    """Two tables whose blocks have so many token slots, in parts (see above) as far as both reach; the tables
+    themselves where blocks are equally long, whose numbers of blocks must then be equal."""
+    if source_tokens == target_tokens:
+        return source_blocks, target_blocks
+    tokens = min(source_tokens, target_tokens)
+    assert max(source_tokens, target_tokens) % tokens == 0, f"blocks of {source_tokens} and of {target_tokens} tokens"
+    source_parts, target_parts = source_tokens // tokens, target_tokens // tokens
+    count = min(count_blocks(source_blocks) * source_parts, count_blocks(target_blocks) * target_parts)
+    return in_parts(source_blocks, source_parts, count), in_parts(target_blocks, target_parts, count)
+
+
+class _PartSide:
+    """Where the parts of one side's blocks lie, each of ``tokens`` token slots."""
+
+    def __init__(self, tensor: KvTensor, tokens: int) -> None:
+        self._parts = tensor.extent("token") // tokens
+        self._block_bytes = tensor.stride("block")
+        self._part_bytes = tokens * tensor.stride("token") if self._parts > 1 else self._block_bytes
+        self.parts_total = tensor.extent("block") * self._parts
+
+    def touch(self, chunk_bytes: int) -> bool:
+        """Whether each part is followed by the next without a gap, if all that is to move of it is one chunk."""
+        return self._part_bytes == chunk_bytes and self._block_bytes == self._parts * chunk_bytes
+
+    def offsets(self, parts: Int64s) -> Int64s:
+        """Bytes from the first block to each of these parts."""
+        return parts // self._parts * self._block_bytes + parts % self._parts * self._part_bytes
 
 
 _Spans: TypeAlias = dict[Dimension, tuple[int, int, int]]
@@ -109,7 +154,8 @@ def _spans(source: KvTensor, target: KvTensor, layers: Span, source_heads: Span,
         "layer": (layers[0], layers[0], layers[1]),
         "head": (source_heads[0], target_heads[0], source_heads[1]),
     }
-    for dimension in ("kv", "token", "dim"):
+    spans["token"] = (0, 0, min(source.extent("token"), target.extent("token")))  # of one part
+    for dimension in ("kv", "dim"):
         assert source.extent(dimension) == target.extent(dimension), f"{source.shape} and {target.shape}: {dimension}"
         spans[dimension] = (0, 0, source.extent(dimension))
     for dimension, (source_first, target_first, count) in spans.items():
@@ -152,6 +198,12 @@ def _merged(
     )
 
 
+def _ascending(ranges: Ranges) -> Ranges:
+    """Parts of a block may lie apart, with others of the same block in between."""
+    order = np.argsort(ranges.source_address, kind="stable")
+    return Ranges(ranges.source_address[order], ranges.target_address[order], ranges.size_bytes[order])
+
+
 def _assert_in_pool(side: str, firsts: Int64s, blocks: Int64s, pool_blocks: int) -> None:
     order = np.argsort(firsts)
     begins, ends = firsts[order], (firsts + blocks)[order]
@@ -163,17 +215,21 @@ def _assert_in_pool(side: str, firsts: Int64s, blocks: Int64s, pool_blocks: int)
 # --- counting them -----------------------------------------------------------------------------------------------
 
 
-class TransferPlan(NamedTuple):
+class TransferPlan:
     """Bytes and operations of moving one request's blocks, over all pairs of ranks. Made by ``TransferPlanner``.
+    Where one side's blocks are longer, ``blocks`` and ``runs`` are of parts.
 
     ``messages`` is the number of rank pairs: what a two-sided transfer sends, one packed buffer each.
     """
 
-    blocks: int
-    runs: int
-    messages: int
-    bytes_per_block_layer: int
-    factors: tuple[tuple[int, int], ...]
+    def __init__(
+        self, blocks: int, runs: int, messages: int, bytes_per_block_layer: int, factors: tuple[tuple[int, int], ...]
+    ) -> None:
+        self.blocks = blocks
+        self.runs = runs
+        self.messages = messages
+        self.bytes_per_block_layer = bytes_per_block_layer
+        self.factors = factors
 
     def size_bytes(self, layers: int) -> int:
         """Bytes of this many layers; heads that several target ranks hold count once for each."""
@@ -187,40 +243,54 @@ class TransferPlan(NamedTuple):
 
 
 class TransferPlanner:
-    """Plans transfers between two tensor-parallel degrees. Immutable; costs about a millisecond, so build it once."""
+    """Plans transfers between two tensor-parallel degrees and lengths of blocks (0: that of ``kv``). Immutable; costs
+    about a millisecond, so build it once."""
 
-    def __init__(self, kv: KvSpec, source_tp: int, target_tp: int) -> None:
+    def __init__(
+        self, kv: KvSpec, source_tp: int, target_tp: int, source_tokens: int = 0, target_tokens: int = 0
+    ) -> None:
+        self._tokens = source_tokens or kv.block_tokens, target_tokens or kv.block_tokens
+        part_tokens = min(self._tokens)
         pairs = rank_pairs(source_tp, target_tp, kv.kv_heads)
         heads_held = (heads_on_rank(kv.kv_heads, source_tp), heads_on_rank(kv.kv_heads, target_tp))
         heads_moved = [pair.source_heads[1] for pair in pairs]
         self._messages = len(pairs)
-        self._bytes_per_block_layer = (
-            2 * kv.block_tokens * kv.head_dim * kv.dtype_bytes * sum(heads_moved)
-        )  # 2: K and V
-        self._factors = tuple([_range_factors(kv, heads_moved, heads_held, layers) for layers in range(kv.layers + 1)])
+        self._bytes_per_block_layer = 2 * part_tokens * kv.head_dim * kv.dtype_bytes * sum(heads_moved)  # 2: K and V
+        self._factors = tuple(
+            [_range_factors(kv, heads_moved, heads_held, layers, self._tokens) for layers in range(kv.layers + 1)]
+        )
 
     def plan(self, source_blocks: BlockRuns, target_blocks: BlockRuns) -> TransferPlan:
-        """The plan of one request. The tables pair up in order and hold the same number of blocks."""
+        """The plan of one request, whose tables pair up in order."""
+        if self._tokens[0] != self._tokens[1]:
+            source_blocks, target_blocks = pair_up(source_blocks, target_blocks, *self._tokens)
         runs = count_joint_runs(source_blocks, target_blocks)
         return TransferPlan(
             count_blocks(source_blocks), runs, self._messages, self._bytes_per_block_layer, self._factors
         )
 
 
-def _range_factors(kv: KvSpec, heads_moved: list[int], heads_held: tuple[int, int], layers: int) -> tuple[int, int]:
+def _range_factors(
+    kv: KvSpec, heads_moved: list[int], heads_held: tuple[int, int], layers: int, block_tokens: tuple[int, int]
+) -> tuple[int, int]:
     """Ranges per joint run and ranges per block, summed over all pairs of ranks, when ``layers`` layers move.
 
     From the innermost dimension outwards a chunk grows until it covers a dimension in part only; from there on each
-    index of a dimension has a chunk of its own. Where the chunk grows up to "block", runs of blocks coalesce.
+    index of a dimension has a chunk of its own. Where the chunk grows up to "block", runs of blocks coalesce. The slots
+    of a part of a block touch those of the next part, unless there is something between "block" and "token".
     """
+    extents = {"layer": kv.layers, "kv": 2, "head": max(heads_held), "dim": kv.head_dim, "token": 1, "block": 1}
+    first, last = sorted((kv.layout.index("block"), kv.layout.index("token")))
+    apart = last != first + 1 and any(extents[dimension] > 1 for dimension in kv.layout[first + 1 : last])
+    unequal, inside = block_tokens[0] != block_tokens[1], kv.layout[first] == "block"
     per_run = per_block = 0
     for heads in heads_moved:
-        moved = {"layer": layers, "kv": 2, "token": kv.block_tokens, "head": heads, "dim": kv.head_dim}
-        in_part = {"layer": layers < kv.layers, "head": heads < max(heads_held)}
+        moved = {"layer": layers, "kv": 2, "token": min(block_tokens), "head": heads, "dim": kv.head_dim}
+        in_part = {"layer": layers < kv.layers, "head": heads < max(heads_held), "token": unequal and inside and apart}
         chunks, growing, runs_coalesce = 1, True, False
         for dimension in reversed(kv.layout):
             if dimension == "block":
-                runs_coalesce, growing = growing, False
+                runs_coalesce, growing = growing and (inside or not unequal), False
             elif growing:
                 growing = not in_part.get(dimension, False)
             else:

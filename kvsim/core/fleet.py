@@ -14,6 +14,7 @@ from kvsim.core.placement import choose_near, choose_worker, relative_load
 from kvsim.core.prefill_engine import PrefillEngine
 from kvsim.core.request import RequestState
 from kvsim.core.rules import Rules
+from kvsim.core.touched import Touched
 
 Candidates = list[tuple[int, WorkerId]]
 Engine = PrefillEngine | DecodeEngine | ColocatedEngine
@@ -26,7 +27,7 @@ class Fleet:
     how long a worker takes for an output; else all are taken to be equally fast."""
 
     def __init__(self, cluster: ClusterSpec, links: LinkLoads | None = None) -> None:
-        kv, policy = cluster.kv, cluster.policy
+        policy = cluster.policy
         self._links = links
         self.prefill_costs: Callable[[RequestState, Candidates], Candidates] | None = None
         self.decode_ns: Callable[[WorkerId], int] | None = None
@@ -47,9 +48,9 @@ class Fleet:
             self._placeable[spec.id] = spec.present
         disaggregated = bool(self.prefill and self.decode)
         assert bool(self.colocated) != disaggregated, "workers are either all colocated, or prefill and decode workers"
-        self._capacity_tokens = {spec.id: spec.kv_blocks * kv.block_tokens for spec in cluster.workers}
+        self._capacity_tokens = {spec.id: spec.kv_blocks * cluster.block_tokens(spec.id) for spec in cluster.workers}
         self._decode_turn = self._prefill_turn = 0
-        self._touched: set[tuple[bool, WorkerId]] = set()
+        self._touched = Touched(len(cluster.workers))
         entries = self.colocated or self.prefill
         self.context_tokens_max = self._largest(entries)
         if disaggregated:
@@ -72,6 +73,11 @@ class Fleet:
         return (
             self._placeable[worker] or worker in self._leaving or worker in self._draining or worker in self._switching
         )
+
+    @property
+    def anyone_leaves(self) -> bool:
+        """Whether any worker is to end."""
+        return bool(self._leaving)
 
     def leaving(self) -> tuple[WorkerId, ...]:
         """Workers that are to end once they have nothing left, in the order in which they were told."""
@@ -103,7 +109,7 @@ class Fleet:
         gone = self.engine(worker)
         self._set_aside(worker)
         self._leaving.pop(worker, None)
-        self._touched.discard((worker not in self.decode, worker))
+        self._touched.drop(worker)
         self._set_up(worker)
         return gone
 
@@ -115,13 +121,13 @@ class Fleet:
 
     def _set_up(self, worker: WorkerId) -> None:
         spec, kv, policy = self._cluster.workers[worker], self._cluster.kv, self._policy
-        role = self._roles[worker]
+        role, block_tokens = self._roles[worker], self._cluster.block_tokens(worker)
         if role == "prefill":
-            self.prefill[worker] = PrefillEngine(spec, kv.block_tokens, policy, kv.layers)
+            self.prefill[worker] = PrefillEngine(spec, block_tokens, policy, kv.layers)
         elif role == "decode":
-            self.decode[worker] = DecodeEngine(spec, kv.block_tokens, policy)
+            self.decode[worker] = DecodeEngine(spec, block_tokens, policy)
         else:
-            self.colocated[worker] = ColocatedEngine(spec, kv.block_tokens, policy)
+            self.colocated[worker] = ColocatedEngine(spec, block_tokens, policy)
 
     # --- who has which role -------------------------------------------------------------------------------------------
 
@@ -159,7 +165,7 @@ class Fleet:
         """The worker has drained: an empty engine of its new role takes the place of the old one."""
         del self._draining[worker]
         self._switching[worker] = switch
-        self._touched.discard((worker not in self.decode, worker))
+        self._touched.drop(worker)
         self.prefill.pop(worker, None)
         self.decode.pop(worker, None)
         self._roles[worker] = role
@@ -179,18 +185,11 @@ class Fleet:
 
     def touch(self, worker: WorkerId) -> None:
         """Something changed on this worker that its engine may act upon."""
-        self._touched.add((worker not in self.decode, worker))
+        self._touched.add(worker, first=worker in self.decode)
 
     def next_touched(self) -> WorkerId | None:
         """Remove and return the worker that plans next."""
-        touched = self._touched
-        if not touched:
-            return None
-        if len(touched) == 1:
-            return touched.pop()[1]
-        first = min(touched)
-        touched.remove(first)
-        return first[1]
+        return self._touched.pop()
 
     # --- who gets a request -------------------------------------------------------------------------------------------
 

@@ -31,8 +31,8 @@ class HandOver:
         self._kv = cluster.kv
         self._links = links
         self._sizes_bytes: dict[TransferId, int] = {}  # of those on their way, where links are watched
-        self._ranks = {spec.id: spec.tensor_parallel for spec in cluster.workers}
-        self._planners: dict[tuple[int, int], TransferPlanner] = {}
+        self._shapes = [(spec.tensor_parallel, cluster.block_tokens(spec.id)) for spec in cluster.workers]
+        self._planners: dict[tuple[int, int, int, int], TransferPlanner] = {}
         self._plans: dict[RequestId, tuple[TransferPlan, BlockRuns, BlockRuns]] = {}
         self._arriving: dict[TransferId, RequestState] = {}
         self._unreleased: dict[TransferId, RequestState] = {}
@@ -184,10 +184,11 @@ class HandOver:
             self._links.end(request)
 
     def _planner(self, source: WorkerId, target: WorkerId) -> TransferPlanner:
-        degrees = self._ranks[source], self._ranks[target]
-        if degrees not in self._planners:
-            self._planners[degrees] = TransferPlanner(self._kv, *degrees)
-        return self._planners[degrees]
+        (source_tp, source_tokens), (target_tp, target_tokens) = self._shapes[source], self._shapes[target]
+        shapes = source_tp, target_tp, source_tokens, target_tokens
+        if shapes not in self._planners:
+            self._planners[shapes] = TransferPlanner(self._kv, *shapes)
+        return self._planners[shapes]
 
     def ends(self) -> list[tuple[WorkerId, WorkerId]]:
         """Source and target of every transfer in flight."""

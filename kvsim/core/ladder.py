@@ -11,7 +11,7 @@ It must not know how a failure is noticed.
 from kvsim.core.cluster import PolicySpec
 from kvsim.core.fleet import Fleet
 from kvsim.core.handover import HandOver
-from kvsim.core.messages import RequestId, StopTransfer
+from kvsim.core.messages import EndLease, RequestId, StopTransfer
 from kvsim.core.outbox import Outbox
 from kvsim.core.request import Phase, RequestState
 from kvsim.core.request_life import RequestLife
@@ -73,13 +73,17 @@ class Ladder:
         if state is None:
             return
         self._handover.let_go(state)
+        # a homeless one keeps its KV: nobody could ask for it, only the end of a transfer was waited for
+        keeps = state.transfer is None and state.phase is not Phase.FINISHED and request in self._life.homeless_decode
+        if self._life.has_source(state) and not keeps:
+            self._out.put(EndLease(state.prefill_side(), request))
         if state.transfer is not None:  # the target blocks are held until its end is known
             self._out.put(StopTransfer(state.transfer))
             self._life.release_source(state)
             self._life.leases.grant(request)
         elif state.phase is Phase.FINISHED:
             self._life.forget_if_quiet(state)
-        elif request in self._life.homeless_decode:  # nobody could ask: only the end of a transfer was waited for
+        elif keeps:
             return
         elif state.phase is Phase.WAITING_MEMORY:
             state.restarts += 1

@@ -1,9 +1,8 @@
 """Every event that a driver may report and every command that the scheduler may give.
 
-This module is the vocabulary of the contract ``Scheduler.handle(now_ns, events) -> commands``: events are
-facts ("this happened at ``now_ns``"), commands are orders that a driver carries out exactly once. Both are plain
-data, so a run is a list of ``(now_ns, events, commands)`` that can be stored, compared and replayed.
-
+This module is the vocabulary of the contract ``Scheduler.handle(now_ns, events) -> commands``: events are facts ("this
+happened at ``now_ns``"), commands are orders that a driver carries out exactly once. Both are plain data, so a run is a
+list of ``(now_ns, events, commands)`` that can be stored, compared and replayed.
 It must not know what a simulator or a GPU is. Nothing here carries an instant: ``now_ns`` is given beside it.
 """
 
@@ -12,7 +11,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from kvsim.core.message_base import BlockRuns, Labels, Message, RequestId, RunId, SwitchId, TransferId, WorkerId
-from kvsim.core.mode_messages import ChooseMode, ModeReason, ServingMode
+from kvsim.core.mode_messages import ChooseMode, EndLease, ModeReason, ServingMode
 from kvsim.core.worker_messages import (
     DedicatedRole,
     DismissWorker,
@@ -31,6 +30,7 @@ __all__ = [  # what this module gives on; what it defines is public as well
     "DedicatedRole",
     "DismissWorker",
     "DrainWorker",
+    "EndLease",
     "KeepRole",
     "Labels",
     "Message",
@@ -125,9 +125,8 @@ class DecodeAdvanced(Message, frozen=True, gc=False):
 class TransferDone(Message, frozen=True, gc=False):
     """The target may read the blocks of this transfer (its notification included).
 
-    ``generation`` is what was found at the source blocks after the last byte had left them: the one that
-    ``StartTransfer`` names if they still belonged to the request. 0: they had several, or none. Anything else than what
-    was named means that the target may hold somebody else's KV: the transfer has failed.
+    ``generation`` is what was found at the source blocks after the last byte had left them: what ``StartTransfer`` has
+    if they were still the request's, 0 if they had several or none. A transfer with anything else has failed.
     """
 
     transfer: TransferId
@@ -191,8 +190,8 @@ TransferKind: TypeAlias = Literal["push", "pull", "message"]
 
 FinishReason: TypeAlias = Literal["stop", "length", "too_long", "timeout", "cancelled", "shed", "failed", "forbidden"]
 """``stop``: the model ended it. ``length``: its token limit was reached. ``cancelled``: its client gave it up.
-``failed``: its KV reached no decode worker, whatever was tried. Rejected without output: ``too_long``: it cannot fit
-any pool; ``timeout``: it waited too long; ``shed``: too many waited already; ``forbidden``: rules leave no worker."""
+``failed``: its KV reached no decode worker, whatever was tried. Without output: ``too_long``: it fits no pool;
+``timeout``: it waited too long; ``shed``: too many waited already; ``forbidden``: rules leave no worker."""
 
 
 class AssignBlocks(Message, frozen=True, gc=False):
@@ -256,9 +255,9 @@ class CutDecode(Message, frozen=True, gc=False):
 class StartTransfer(Message, frozen=True, gc=False):
     """Move the KV of layers ``[first_layer, first_layer + layers)`` of a request's blocks from source to target.
 
-    ``source_blocks`` and ``target_blocks`` hold the same number of blocks and pair up in order. ``size_bytes`` and
-    ``operations`` (one-sided operations after coalescing, over all pairs of tensor-parallel ranks; packed messages for
-    kind ``message``) follow from ``kvsim.core.descriptors``.
+    ``source_blocks`` and ``target_blocks`` pair up in order: block by block, or, where one side's are longer, by their
+    slots as far as both reach. ``size_bytes`` and ``operations`` (one-sided operations after coalescing, over all pairs
+    of tensor-parallel ranks; packed messages for kind ``message``) follow from ``kvsim.core.descriptors``.
     ``last`` marks the last transfer of the request: COMPLETE goes with it. ``generation`` is that of the source blocks:
     see ``TransferDone``. ``path`` is 0 for the usual way; the others, below ``WorkerSpec.paths`` of both, are tried
     when it fails.
@@ -303,6 +302,7 @@ Command: TypeAlias = (
     | CutDecode
     | StartTransfer
     | ChooseMode
+    | EndLease
     | StopTransfer
     | FinishRequest
     | DismissWorker
@@ -313,7 +313,7 @@ Command: TypeAlias = (
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
-    """One call of ``handle``. A run is a list of these; replay needs nothing else but the ``ClusterSpec``."""
+    """One call of ``handle``. Replay needs a list of these and the ``ClusterSpec``, and nothing else."""
 
     now_ns: int
     events: tuple[Event, ...]

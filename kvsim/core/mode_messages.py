@@ -1,4 +1,4 @@
-"""The command that says how a request is served, and why.
+"""Commands that say what the scheduler has decided for a request, and why: there is nothing to carry out.
 
 Part of the vocabulary of ``kvsim.core.messages``, which takes all of it in and is where to import it from. It must not
 know how a mode is chosen.
@@ -6,7 +6,7 @@ know how a mode is chosen.
 
 from typing import Literal, TypeAlias
 
-from kvsim.core.message_base import Message, RequestId
+from kvsim.core.message_base import Message, RequestId, WorkerId
 
 ServingMode: TypeAlias = Literal["push", "pull", "streamed", "message", "local"]
 """How one request is served: how its KV moves, or ``local``, on one worker without a transfer."""
@@ -37,3 +37,11 @@ class ChooseMode(Message, frozen=True, gc=False):
     prefill_ns: int
     transfer_ns: int
     memory_share: int
+
+
+class EndLease(Message, frozen=True, gc=False):
+    """Nobody has shown for a whole lease that he wants the KV that the request has on this worker: it is given up, and
+    ``ReleaseBlocks`` follows."""
+
+    worker: WorkerId
+    request: RequestId

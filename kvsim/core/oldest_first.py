@@ -9,10 +9,11 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import islice, repeat
 
+from kvsim.core.free_blocks import FreeList
 from kvsim.core.messages import BlockRuns, RequestId
 
 
-class OldestFirst:
+class OldestFirst(FreeList):
     """A queue of single blocks, at first in ascending order. ``_kept`` holds, for requests that may come back, their
     first blocks that are still as they left them, and ``_keeper`` whose a block is."""
 
@@ -23,6 +24,10 @@ class OldestFirst:
 
     def take(self, blocks: int) -> BlockRuns:
         """Remove this many blocks."""
+        return self.take_next(blocks)
+
+    def take_next(self, blocks: int) -> BlockRuns:
+        """Remove those that ``peek`` names."""
         return as_runs([self.take_one() for _ in range(blocks)])
 
     def take_one(self) -> int:
@@ -33,7 +38,7 @@ class OldestFirst:
         return block
 
     def peek(self, blocks: int) -> BlockRuns:
-        """The next blocks that ``take_one`` would remove, in order."""
+        """The blocks that have been free for longest, in order."""
         return as_runs(list(islice(self._queue, blocks)))
 
     def give_back(self, first_block: int, blocks: int) -> None:

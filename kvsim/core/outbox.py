@@ -6,6 +6,7 @@ It must not decide: it collects.
 from kvsim.core.messages import (
     ChooseMode,
     Command,
+    EndLease,
     FinishRequest,
     RunId,
     StartTransfer,
@@ -21,11 +22,14 @@ class Outbox:
 
     def __init__(self) -> None:
         self._commands: list[Command] = []
-        self.put = self._commands.append
         self._runs = 0
         self._transfers = 0
         self._switches = 0
         self._generations = 0
+
+    def put(self, command: Command) -> None:
+        """One more command of this call."""
+        self._commands.append(command)
 
     def next_run(self) -> RunId:
         """A new run id."""
@@ -55,14 +59,13 @@ class Outbox:
         """The commands so far, in order."""
         commands = self._commands
         self._commands = []
-        self.put = self._commands.append
         return commands
 
 
 def _addressed(command: Command) -> tuple[WorkerId, ...]:
     """The workers that have to do something."""
     # a transfer that is lost need not be stopped: harmless
-    if isinstance(command, FinishRequest | ChooseMode | StopTransfer):
+    if isinstance(command, FinishRequest | ChooseMode | EndLease | StopTransfer):
         return ()
     if isinstance(command, StartTransfer):
         return command.source, command.target

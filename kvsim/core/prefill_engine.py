@@ -57,7 +57,7 @@ class PrefillEngine:
 
     def plan(self, out: Outbox) -> tuple[RequestState, ...]:
         """Start a run if the worker is idle and the first waiting prompt has its blocks. Returns what was started."""
-        if self.run is not None:
+        if self.run is not None or not self._waiting:
             return ()
         waiting = (state.context_tokens for state in self._waiting)
         spec = self.spec

@@ -43,6 +43,8 @@ class Recovery:
 
     def dismiss_idle(self) -> None:
         """Let go of leaving workers that have nothing left."""
+        if not self._fleet.anyone_leaves:
+            return
         for worker in self._fleet.leaving():
             if self._fleet.is_idle(worker) and not self._handover.involves(worker):
                 self._fleet.discard(worker)

@@ -4,7 +4,6 @@ A phase change that is not in ``NEXT_PHASES`` is a bug by construction. The diag
 the table. This module must not decide anything.
 """
 
-from dataclasses import dataclass
 from enum import Enum
 
 from kvsim.core.messages import Request, ServingMode, TransferId, WorkerId
@@ -21,6 +20,8 @@ class Phase(Enum):
     WAITING_DECODE = "waiting for a decode step"
     DECODING = "decoding"
     FINISHED = "finished"
+
+    __hash__ = object.__hash__  # by identity: hashing its name costs more than the rest of a look-up
 
 
 NEXT_PHASES: dict[Phase, tuple[Phase, ...]] = {
@@ -47,7 +48,6 @@ NEXT_PHASES: dict[Phase, tuple[Phase, ...]] = {
 }
 
 
-@dataclass(slots=True, eq=False)
 class RequestState:
     """The mutable side of a request. Owned by the scheduler; nobody else writes to it.
 
@@ -64,12 +64,8 @@ class RequestState:
     often the KV was computed anew for that (``transfer_recomputes``), the next time not by ``avoid_prefill``.
     """
 
-    request: Request
-    phase: Phase
-    generated_max: int
     prefill_worker: WorkerId | None = None
     decode_worker: WorkerId | None = None
-    context_tokens: int = 0
     computed_tokens: int = 0
     generated: int = 0
     joined_step: int = 0
@@ -89,7 +85,15 @@ class RequestState:
     transfer_targets: int = 0
     transfer_recomputes: int = 0
     avoid_prefill: WorkerId | None = None
-    mode: ServingMode = "pull"
+
+    def __init__(
+        self, request: Request, phase: Phase, generated_max: int, context_tokens: int = 0, mode: ServingMode = "pull"
+    ) -> None:
+        self.request = request
+        self.phase = phase
+        self.generated_max = generated_max
+        self.context_tokens = context_tokens
+        self.mode = mode
 
     def goes_first(self) -> bool:
         """Whether it waits ahead of new requests: it has been served before and was set back."""

@@ -31,6 +31,7 @@ WORKER_KEYS: Final = {
     "paths": ("paths", 1),
     "present": ("present", 1),
     "rate": ("link_bytes_per_s", 0),
+    "block": ("block_tokens", 0),
 }
 POLICY_KEYS: Final = {
     "group": ("layers_per_group", 2),

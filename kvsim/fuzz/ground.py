@@ -18,6 +18,7 @@ from kvsim.core.messages import (
     DecodeAdvanced,
     DismissWorker,
     DrainWorker,
+    EndLease,
     Event,
     FinishReason,
     FinishRequest,
@@ -101,7 +102,7 @@ class Ground:
         for place, block in enumerate(self._held[worker][request].blocks):
             if self._left_full[worker].get(block) != (request, place):
                 break
-            tokens += self.spec.kv.block_tokens
+            tokens += self.spec.block_tokens(worker)
         return tokens
 
     def decode(self, run: Run) -> Event:
@@ -167,7 +168,7 @@ class Ground:
         left = ids(spare)
         for request in batch:
             holding = self._held[worker][request]
-            if holding.kv_tokens > len(holding.blocks) * self.spec.kv.block_tokens:
+            if holding.kv_tokens > len(holding.blocks) * self.spec.block_tokens(worker):
                 holding.blocks.append(left.pop(0))
         return tuple((block, 1) for block in left)
 
@@ -203,6 +204,8 @@ class Ground:
             case ChooseMode(request, mode):
                 assert request not in self.ends, f"{mode} is chosen for request {request}, which is over"
                 self.modes[request] = mode
+            case EndLease(worker, request):
+                assert request in self._held[worker], f"worker {worker} has nothing of request {request}"
             case FinishRequest(request, why):
                 self._end(request, why)
 
@@ -263,7 +266,7 @@ class Ground:
         computing = [run for run in self.runs.values() if run.command.worker == worker and request in named(run)]
         assert not computing, f"request {request} loses its blocks in run {computing}"
         holding = self._held[worker].pop(request)
-        full = holding.kv_tokens // self.spec.kv.block_tokens
+        full = holding.kv_tokens // self.spec.block_tokens(worker)
         for place, block in enumerate(holding.blocks):
             self._generations[worker].pop(block, None)
             self._left_full[worker][block] = (request, place) if place < full else (request, -1)

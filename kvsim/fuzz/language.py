@@ -17,6 +17,7 @@ from kvsim.core.messages import (
     CutDecode,
     DismissWorker,
     DrainWorker,
+    EndLease,
     FinishRequest,
     KeepRole,
     Record,
@@ -110,6 +111,8 @@ def show(command: Command, names: list[str]) -> str:
         case ChooseMode(request, mode, why):
             times = f"queue {command.queue_ns}, prefill {command.prefill_ns}, transfer {command.transfer_ns}"
             return f"r{request} goes {mode}: {why} ({times}, memory {command.memory_share // 10_000} %)"
+        case EndLease(worker, request):
+            return f"the lease of r{request} on {names[worker]} is over"
         case FinishRequest(request, why):
             return f"r{request} ends: {why}"
         case _:

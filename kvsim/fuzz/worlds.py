@@ -35,10 +35,14 @@ def random_world(
     *,
     roles: bool | None = None,
     rules: bool | None = None,
+    unequal_blocks: bool = False,
 ) -> World:
     """A world of this mode as ``choices`` say. ``roles``: whether its workers may change theirs; ``rules``: whether
-    they are at two sites and of two tenants, with rules for it, and keep their roles; None leaves it to chance."""
+    they are at two sites and of two tenants, with rules for it, and keep their roles; None leaves it to chance.
+    ``unequal_blocks``: their blocks differ in length."""
     spec = random_cluster(mode, choices, roles)
+    if unequal_blocks:
+        spec = with_unequal_blocks(spec, choices)
     ruled = choices.happens(200) if rules is None else rules
     if ruled and spec.policy.roles is None:
         spec = with_rules(spec, choices)
@@ -49,6 +53,18 @@ def random_world(
         tokens = choices.between(1, 16), choices.between(1, 12), choices.pick((100, 8, 3, 1))
         wants.append(Want(*tokens, labels))
     return World(spec, wants, choices, faults_permille)
+
+
+def with_unequal_blocks(spec: ClusterSpec, choices: Choices) -> ClusterSpec:
+    """The same cluster with blocks that are once, twice or four times as long, and fewer where they are longer."""
+    workers = []
+    for worker in spec.workers:
+        times = choices.pick((1, 2, 4))
+        blocks = -(-worker.kv_blocks // times)
+        changes = {"block_tokens": times * spec.kv.block_tokens, "kv_blocks": blocks}
+        watermark = min(worker.watermark_blocks, max(0, blocks - 1))
+        workers.append(msgspec.structs.replace(worker, watermark_blocks=watermark, **changes))
+    return ClusterSpec(spec.kv, tuple(workers), spec.policy, spec.uplinks)
 
 
 def with_rules(spec: ClusterSpec, choices: Choices) -> ClusterSpec:

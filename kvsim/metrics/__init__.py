@@ -8,6 +8,7 @@ from kvsim.metrics.collect import collect
 from kvsim.metrics.collector import Collector
 from kvsim.metrics.columns import MISSING, FirstToken, RunColumns
 from kvsim.metrics.definitions import DEFINITIONS, Definition, definition_of
+from kvsim.metrics.failures import answers
 from kvsim.metrics.stages import STAGES, stage_durations
 from kvsim.metrics.summary import summarise
 from kvsim.metrics.tables import requests_table, workers_table, write_requests_parquet, write_workers_parquet
@@ -20,6 +21,7 @@ __all__ = [
     "Definition",
     "FirstToken",
     "RunColumns",
+    "answers",
     "collect",
     "definition_of",
     "requests_table",

@@ -26,14 +26,13 @@ from kvsim.core.messages import (
     StartTransfer,
     TransferDone,
     TransferFailed,
-    WorkerJoined,
     WorkerLost,
 )
 from kvsim.metrics.columns import FINISH_REASONS, MISSING, SERVING_MODES, RunColumns
 from kvsim.metrics.derive import derive_columns
 from kvsim.metrics.log import Log, with_column
 from kvsim.metrics.logs import Logs
-from kvsim.metrics.mishaps import Mishaps
+from kvsim.metrics.mishaps import TRANSFER_CUT, TRANSFER_FAILED, TRANSFER_STALE, Mishaps
 from kvsim.metrics.role_log import ROLE_MESSAGES, RoleLog
 from kvsim.metrics.unnoted import UNNOTED
 
@@ -82,7 +81,7 @@ class Collector:
             **dict.fromkeys(UNNOTED),
             **dict.fromkeys(ROLE_MESSAGES, self._role_log.note),
             DismissWorker: self._mishaps.left_after(self._role_log.note),
-            WorkerJoined: self._mishaps.joined,
+            **self._mishaps.handlers(),
             RequestArrived: self._arrived,
             PrefillDone: self._prefill_done,
             DecodeAdvanced: self._decode_advanced,
@@ -104,12 +103,10 @@ class Collector:
             self._end_ns = now_ns
         handlers = self._handlers
         for event in events:
-            handler = handlers[type(event)]
-            if handler is not None:
+            if (handler := handlers[type(event)]) is not None:
                 handler(now_ns, event)
         for command in commands:
-            handler = handlers[type(command)]
-            if handler is not None:
+            if (handler := handlers[type(command)]) is not None:
                 handler(now_ns, command)
         self._calls += 1
         if self._calls % PACK_CALLS == 0:
@@ -180,9 +177,12 @@ class Collector:
 
     def _transfer_done(self, now_ns: int, event: TransferDone) -> None:
         transfer = self._transfers_in_flight.pop(event.transfer, None)
-        if transfer is None or event.generation != transfer[0].generation:
-            return  # reported twice; or it brought somebody else's KV, as if it had failed
+        if transfer is None:
+            return  # reported twice
         command, row = transfer
+        if event.generation != command.generation:  # it brought somebody else's KV
+            self._mishaps.broke(now_ns, TRANSFER_STALE, command)
+            return
         self._transfer_ends.put((row, now_ns))
         self._transfer_residencies.put((row, self._resident[command.target].get(command.request, MISSING)))
 
@@ -190,7 +190,7 @@ class Collector:
         """It never ends: what it carried is moved by another transfer."""
         transfer = self._transfers_in_flight.pop(event.transfer, None)
         if transfer is not None:
-            self._mishaps.broke(now_ns, event.transfer, transfer[0], failed=True)
+            self._mishaps.broke(now_ns, TRANSFER_FAILED, transfer[0])
 
     def _worker_lost(self, now_ns: int, event: WorkerLost) -> None:
         """Its blocks are nobody's, its run and its batch are over."""
@@ -211,7 +211,7 @@ class Collector:
         for transfer, (order, _) in list(self._transfers_in_flight.items()):
             if worker in (order.source, order.target):
                 del self._transfers_in_flight[transfer]
-                self._mishaps.broke(now_ns, order.transfer, order, failed=False)
+                self._mishaps.broke(now_ns, TRANSFER_CUT, order)
 
     # --- commands ---
 

@@ -16,8 +16,20 @@ FAILURE_DEFINITIONS: dict[str, Definition] = {
     ),
     "failures.transfers_failed": Definition("", "Transfers that were reported failed."),
     "failures.transfers_cut": Definition("", "Transfers in flight from or to a worker when it was reported lost."),
+    "failures.transfers_stale": Definition(
+        "",
+        "Transfers whose blocks were not proven to be the request's own in the end; nothing is computed from them.",
+    ),
     "failures.transfers_retried": Definition(
-        "", "Transfers that began after the one before of the same request had failed or was cut."
+        "", "Transfers that began after the one before of the same request had failed, was cut or was stale."
+    ),
+    "failures.transfers_rerouted": Definition(
+        "", "Those retried that took another way than the usual one: the NICs that are left."
+    ),
+    "failures.leases_expired": Definition(
+        "",
+        "How often KV on the prefill side was given up, as nobody showed for a whole lease that he wanted it "
+        "(scheduling.kv_lease).",
     ),
     "failures.requests_cancelled": Definition("", "Requests that ended because their client had gone."),
     "failures.requests_unfinished": Definition(

@@ -10,7 +10,18 @@ import numpy as np
 
 from kvsim.metrics.columns import FINISH_REASONS, MISSING, NS_PER_S, Integers, RunColumns
 from kvsim.metrics.distribution import statistics_s
-from kvsim.metrics.mishaps import JOINED, LEFT, LOST, SET_BACK, TRANSFER_CUT, TRANSFER_FAILED, TRANSFER_RETRIED
+from kvsim.metrics.mishaps import (
+    JOINED,
+    LEASE_OVER,
+    LEFT,
+    LOST,
+    REROUTED,
+    SET_BACK,
+    TRANSFER_CUT,
+    TRANSFER_FAILED,
+    TRANSFER_RETRIED,
+    TRANSFER_STALE,
+)
 
 
 def failures(columns: RunColumns, struck: Mapping[str, int]) -> dict[str, Any] | None:
@@ -29,13 +40,33 @@ def failures(columns: RunColumns, struck: Mapping[str, int]) -> dict[str, Any] |
         "worker_absent_s": _absent_s(columns),
         "transfers_failed": int((what == TRANSFER_FAILED).sum()),
         "transfers_cut": int((what == TRANSFER_CUT).sum()),
+        "transfers_stale": int((what == TRANSFER_STALE).sum()),
         "transfers_retried": int((what == TRANSFER_RETRIED).sum()),
+        "transfers_rerouted": int((what == REROUTED).sum()),
+        "leases_expired": int((what == LEASE_OVER).sum()),
         "requests_cancelled": cancelled,
         "requests_unfinished": unfinished,
         "requests_set_back": len(np.unique(set_backs(columns)[0])),
         "recomputed_tokens": columns.recomputed_tokens,
         "recovery_s": statistics_s(recoveries_ns(columns)),
     }
+
+
+_ANSWERS = {
+    TRANSFER_STALE: ("transfer_stale", "transfer"),
+    TRANSFER_RETRIED: ("transfer_retried", "transfer"),
+    REROUTED: ("transfer_rerouted", "transfer"),
+    LEASE_OVER: ("lease_expired", "request"),
+}
+
+
+def answers(columns: RunColumns) -> list[dict[str, Any]]:
+    """What the scheduler did about faults, and when: what, at_ns, and the id of the transfer or request."""
+    return [
+        {"at_ns": at_ns, "what": _ANSWERS[kind][0], _ANSWERS[kind][1]: subject}
+        for kind, at_ns, subject in columns.mishaps.T.tolist()
+        if kind in _ANSWERS
+    ]
 
 
 def set_backs(columns: RunColumns) -> tuple[Integers, Integers, Integers]:

@@ -13,15 +13,18 @@ PACK_VALUES = 1 << 16
 
 
 class Log:
-    """Rows of ``columns`` integers each. ``put`` appends the values of one row or of several."""
+    """Rows of ``columns`` integers each."""
 
-    __slots__ = ("_columns", "_loose", "_packed", "put")
+    __slots__ = ("_columns", "_loose", "_packed")
 
     def __init__(self, columns: int) -> None:
         self._columns = columns
         self._loose: list[int] = []
         self._packed: list[Integers] = []
-        self.put = self._loose.extend
+
+    def put(self, values: tuple[int, ...]) -> None:
+        """Append the values of one row or of several."""
+        self._loose.extend(values)
 
     def pack(self, values_min: int = PACK_VALUES) -> None:
         """Pack what has been put since the last time if it is at least this many values."""

@@ -28,7 +28,7 @@ def memory_columns(
     count = len(worker)
     assigned_residency, assigned_ns, assigned = logs.assigns
     assigned_total = total_by_row(assigned_residency, assigned, count)
-    grown_residency, grown_ns = block_growth(spans, steps, prompt_tokens, cluster.kv.block_tokens)
+    grown_residency, grown_ns = block_growth(spans, steps, prompt_tokens, _block_tokens(cluster)[worker])
     grown_total = np.bincount(grown_residency, minlength=count).astype(np.int64)
     filled_residency, filled_ns, filled = _fills(logs, cluster, assigned_total * layers)
     filled_total = total_by_row(filled_residency, filled, count)
@@ -61,20 +61,21 @@ def memory_columns(
 
 
 def block_growth(
-    spans: TokenSpans, steps: StepColumns, prompt_tokens: Integers, block_tokens: int
+    spans: TokenSpans, steps: StepColumns, prompt_tokens: Integers, block_tokens: Integers
 ) -> tuple[Integers, Integers]:
     """Residency and instant of every block that a decode step took.
 
     A step writes the KV of the request's latest token, which with n tokens out is at position ``prompt + n - 1``. It
-    takes a new block where that position is a multiple of ``block_tokens``.
+    takes a new block where that position is a multiple of ``block_tokens``, which has one entry a residency.
     """
     stint = np.flatnonzero((spans.first_step != MISSING) & (spans.residency != MISSING))
     position = prompt_tokens[spans.row[stint]] + spans.tokens_before[stint] - 1
-    offset = -position % block_tokens  # steps before the first one that takes a block
-    blocks = np.maximum(0, (spans.tokens[stint] - offset + block_tokens - 1) // block_tokens)
+    tokens = block_tokens[spans.residency[stint]]
+    offset = -position % tokens  # steps before the first one that takes a block
+    blocks = np.maximum(0, (spans.tokens[stint] - offset + tokens - 1) // tokens)
     index = np.repeat(np.arange(len(stint)), blocks)
     place = np.arange(len(index)) - (np.cumsum(blocks) - blocks)[index]
-    step = spans.first_step[stint][index] + offset[index] + place * block_tokens
+    step = spans.first_step[stint][index] + offset[index] + place * tokens[index]
     return spans.residency[stint][index], steps.end_ns[step]
 
 
@@ -85,7 +86,7 @@ def _fills(logs: Logs, cluster: ClusterSpec, capacity: Integers) -> tuple[Intege
     share the block, count once.
     """
     _, run, chunk_residency, start_token, tokens = logs.chunks
-    block_tokens = cluster.kv.block_tokens
+    block_tokens = _block_tokens(cluster)[logs.residencies[1]][chunk_residency]  # of any where that is MISSING
     chunk_blocks = _ceil_div(start_token + tokens, block_tokens) - _ceil_div(start_token, block_tokens)
     transfer_end_ns, transfer_amount, transfer_residency = logs.transfers[4], logs.transfers[7], logs.transfers[9]
     residency = np.concatenate([chunk_residency, transfer_residency])
@@ -101,5 +102,10 @@ def _fills(logs: Logs, cluster: ClusterSpec, capacity: Integers) -> tuple[Intege
     return residency, at_ns, np.minimum(before + amount, limit) - np.minimum(before, limit)
 
 
-def _ceil_div(tokens: Integers, block_tokens: int) -> Integers:
+def _block_tokens(cluster: ClusterSpec) -> Integers:
+    """Token slots of a block of each worker."""
+    return np.array([cluster.block_tokens(worker.id) for worker in cluster.workers], dtype=np.int64)
+
+
+def _ceil_div(tokens: Integers, block_tokens: Integers) -> Integers:
     return -(-tokens // block_tokens)

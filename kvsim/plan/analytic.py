@@ -178,11 +178,12 @@ class AnalyticModel:
         moved = self._moves.get((prefill_degree, decode_degree))
         if moved is None:
             kv = self._ground.variant.cluster.kv
-            planner = TransferPlanner(kv, prefill_degree, decode_degree)
+            slots = self._ground.block_tokens("prefill"), self._ground.block_tokens("decode")
+            planner = TransferPlanner(kv, prefill_degree, decode_degree, *slots)
             plans = []
             for tokens in self.prompt_tokens.tolist():
-                run = ((0, blocks_for(tokens, kv.block_tokens)),)
-                plans.append(planner.plan(run, run))
+                source, target = (((0, blocks_for(tokens, each)),) for each in slots)
+                plans.append(planner.plan(source, target))
             size_bytes = np.array([plan.size_bytes(kv.layers) for plan in plans], dtype=np.float64)
             operations = np.array([plan.operations(0, kv.layers) for plan in plans], dtype=np.float64)
             moved = self._moves[prefill_degree, decode_degree] = _Moved(size_bytes, operations)
@@ -244,7 +245,7 @@ def _worker_of(ground: Ground, role: Role, degree: int, prompt_tokens: np.ndarra
         degree=degree,
         model=model,
         prompts_s=np.array(prompts_s),
-        kv_tokens=ground.kv_blocks(role, degree) * ground.checked.cache.block_tokens,
+        kv_tokens=ground.kv_blocks(role, degree) * ground.block_tokens(role),
         batch_requests_max=pool.batch_requests_max,
         step_tokens_max=chunk,
         latency_s=nic.latency / 1e9,

@@ -81,7 +81,7 @@ class Ground:
 
         Where the scenario sets less KV memory than fits, each GPU keeps that amount.
         """
-        pool, model, block_tokens = self.checked.workers[self.pool_name(role)], self.model, self._block_tokens
+        pool, model, block_tokens = self.checked.workers[self.pool_name(role)], self.model, self.block_tokens(role)
         blocks = self._blocks_auto(role, tensor_parallel)
         given = pool.kv_blocks
         assert given is not None, "a resolved scenario without kv_blocks"
@@ -111,9 +111,9 @@ class Ground:
         """The scenario of a layout, with ``changes`` of top-level keys. Raises ScenarioError where it cannot be."""
         return scenario_from_mapping({**self.document, **self.workers_document(layout), **(changes or {})})
 
-    @property
-    def _block_tokens(self) -> int:
-        return self.checked.cache.block_tokens
+    def block_tokens(self, role: Role) -> int:
+        """Token slots of a block of workers of this role."""
+        return self.checked.workers[self.pool_name(role)].block_tokens or self.checked.cache.block_tokens
 
     def _blocks_auto(self, role: Role, tensor_parallel: int) -> int:
         pool, cache = self.checked.workers[self.pool_name(role)], self.checked.cache
@@ -187,7 +187,7 @@ def possible_degrees(
         if degree > gpus or not splits_heads(ground.model, degree):
             continue
         for role in ("prefill", "decode", "colocated"):
-            tokens = ground.kv_blocks(role, degree) * ground.checked.cache.block_tokens
+            tokens = ground.kv_blocks(role, degree) * ground.block_tokens(role)
             if tokens >= request_tokens:
                 degrees[role].append(degree)
             elif tokens > 0:

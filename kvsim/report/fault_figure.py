@@ -1,7 +1,8 @@
 """A figure of what went wrong when, and how many requests were waiting for it to be over.
 
 One part per variant in which faults struck: lanes with a bar for each fault of a worker, a link or the controller and a
-tick for each of a transfer or a client, and below them the requests in the system. It must not know how faults work.
+tick for each of a transfer or a client, then lanes of what the scheduler did about them, and below the requests in the
+system. It must not know how faults work.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ _LOOKS = {
 _GROUPS = {kind: group for group, (_, kinds) in _LOOKS.items() for kind in kinds}
 _LANES = {"controller gone": "controller", "transfer": "transfers", "client gone": "clients"}
 _MOMENTS = ("transfer", "client gone", "worker joins")
+_ANSWERS = {"transfer_retried": ("retries", "#56B4E9"), "lease_expired": ("leases expired", "#882255")}
+"""Lane and colour of what the scheduler does, as ``faults.json`` calls it."""
 
 
 def fault_figure(faults: Mapping[str, Any], requests: "pd.DataFrame", workers: Sequence[str]) -> "Figure":
@@ -39,7 +42,8 @@ def fault_figure(faults: Mapping[str, Any], requests: "pd.DataFrame", workers: S
     from matplotlib.patches import Patch  # noqa: PLC0415
 
     struck = {name: one["struck"] for name, one in faults.items() if one["struck"]}
-    lanes = {name: _lanes(those, workers) for name, those in struck.items()}
+    answered = {name: _answers_by_lane(faults[name].get("answered", ())) for name in struck}
+    lanes = {name: [*_lanes(those, workers), *answered[name]] for name, those in struck.items()}
     end_s = float(requests["finished_ns"].max() or 0) / NS_PER_S or 1.0
     heights = [ratio for name in struck for ratio in (0.24 * len(lanes[name]) + 0.1, 1.2)]
     with drawing_style():
@@ -48,6 +52,7 @@ def fault_figure(faults: Mapping[str, Any], requests: "pd.DataFrame", workers: S
         for place, (name, those) in enumerate(struck.items()):
             upper, lower = grid[2 * place], grid[2 * place + 1]
             _draw_lanes(upper, those, lanes[name], end_s)
+            _draw_answers(upper, answered[name], len(lanes[name]))
             upper.set_title(literal(name))
             _draw_waiting(lower, requests[requests["variant"] == name], end_s)
         grid[-1].set(xlim=(0, end_s), xlabel="time (s)")
@@ -69,6 +74,22 @@ def _lanes(struck: Sequence[Mapping[str, Any]], workers: Sequence[str]) -> list[
     others = [*_LANES.values()]
     uplinks = sorted(lane for lane in present if lane not in workers and lane not in others)
     return [lane for lane in (*workers, *uplinks, *others) if lane in present]
+
+
+def _answers_by_lane(answered: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Instants in s of what the scheduler did, by lane; lanes without any are left out."""
+    instants_s: dict[str, list[float]] = {lane: [] for lane, _ in _ANSWERS.values()}
+    for answer in answered:
+        if answer["what"] in _ANSWERS:
+            instants_s[_ANSWERS[answer["what"]][0]].append(answer["at_ns"] / NS_PER_S)
+    return {lane: instants for lane, instants in instants_s.items() if instants}
+
+
+def _draw_answers(panel: "Axes", answered: Mapping[str, Sequence[float]], lanes: int) -> None:
+    """Ticks in the last lanes."""
+    colours = dict(_ANSWERS.values())
+    for place, (lane, instants_s) in enumerate(answered.items(), lanes - len(answered)):
+        panel.plot(instants_s, [-place] * len(instants_s), "|", color=colours[lane], markersize=7)
 
 
 def _lane_of(fault: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kvsim.report.fault_figure import fault_figure
+from kvsim.report.role_figure import role_changes, role_figure
 from kvsim.report.stage_figure import stage_breakdown_figure
 from kvsim.report.style import (
     INK,
@@ -237,7 +238,7 @@ def all_figures(
     faults: Mapping[str, Any] | None = None,
 ) -> "dict[str, Figure]":
     """Every figure of a run folder by its file name's stem, in reading order. ``faults`` is what ``faults.json`` holds;
-    without any there is no figure of them."""
+    without any there is no figure of them, nor one of roles if nobody changed his."""
     variants = list(summary["variants"])
     figures = {
         "latency": latency_cdf_figure(requests, variants),
@@ -245,6 +246,8 @@ def all_figures(
         "memory": memory_figure(workers, variants),
         "load": load_figure(workers, variants),
     }
+    if changing := role_changes(summary):
+        figures["roles"] = role_figure(workers, changing)
     if faults and any(one["struck"] for one in faults.values()):
         figures["faults"] = fault_figure(faults, requests, list(dict.fromkeys(workers["worker"])))
     return {stem: settle_layout(figure) for stem, figure in figures.items()}

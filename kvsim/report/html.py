@@ -23,7 +23,10 @@ _CAPTIONS = {
     "memory": "The shaded gap is memory that is reserved but holds no KV yet: no other request can use it. "
     "Panels of the same role have the same scale.",
     "faults": "A bar is as long as the fault lasted, or until a worker that was gone was back. The line is how many "
-    "requests had arrived and not ended.",
+    "requests had arrived and not ended. "
+    "The last lanes show what the scheduler did: transfers that it began anew, leases that ended.",
+    "roles": "A worker computes prompts or decodes. Within a lane: it drains, which is to finish what it has, and "
+    "switches.",
     "load": "Busy is the share of the time in which a worker computes. Links show the direction that carries the most.",
 }
 

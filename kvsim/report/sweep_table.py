@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvsim.report.style import decimals_for, number_text, time_unit
-from kvsim.report.sweep_looks import LABELS, short_names, shown_metrics
+from kvsim.report.sweep_looks import LABELS, short_names, table_metrics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ def sweep_table(statistics: "pd.DataFrame", differences: "pd.DataFrame", knobs: 
     ``ROWS_MAX`` rows.
     """
     names = short_names(knobs)
-    metrics = shown_metrics(statistics)
+    metrics = table_metrics(statistics)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for knob in knobs:
         table.add_column(Text(names[knob].replace(".", ".\n").replace(" (", "\n(")), justify="right", overflow="fold")

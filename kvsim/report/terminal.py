@@ -60,7 +60,7 @@ def comparison_sections(summary: Mapping[str, Any]) -> tuple[Section, ...]:
         Section("What went wrong", _failure_rows(variants)),
         Section("Latency", (*_latency_rows(variants), *_change_row(list(summary["variants"]), variants))),
         Section("Transfer and queues", _queue_rows(variants)),
-        Section("Use of the hardware", _hardware_rows(variants)),
+        Section("Use of the hardware", (*_hardware_rows(variants), *_role_rows(variants))),
         Section("Service", _service_rows(variants)),
         Section("Mean time by stage", _stage_rows(variants)),
     )
@@ -236,6 +236,20 @@ def _hardware_rows(variants: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
         return tuple(rows)
 
     return (*over_roles(busy), *over_roles(unfilled), *over_roles(link))
+
+
+def _role_rows(variants: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
+    """Only where a worker changed its role."""
+    changes = [variant.get("role_switches") or {} for variant in variants]
+    if not any(change.get("count") for change in changes):
+        return ()
+    draining = [change.get("draining_worker_s", 0.0) for change in changes]
+    switching = [change.get("switching_worker_s", 0.0) for change in changes]
+    return (
+        *_row("role_switches.count", "role switches", "", [change.get("count", 0) for change in changes], decimals=0),
+        *_row("role_switches.draining_worker_s", "draining, all workers", "s", draining),
+        *_row("role_switches.switching_worker_s", "switching, all workers", "s", switching),
+    )
 
 
 def _service_rows(variants: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:

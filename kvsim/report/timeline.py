@@ -1,8 +1,9 @@
 """A run's record as a Chrome trace-event file, for ui.perfetto.dev or chrome://tracing.
 
 One process per variant and worker. Its tracks: ``compute`` (one span a run), ``sends`` and ``receives`` (one span
-a transfer, as many lanes as there are transfers at a time) and a counter of reserved KV blocks. Flow arrows lead from
-a request's first prefill run along its transfers to its first decode run.
+a transfer, as many lanes as there are transfers at a time), ``role`` (where roles change) and a counter of reserved KV
+blocks, by whether the KV of their request is complete there. Flow arrows lead from a request's first prefill run along
+its transfers to its first decode run.
 
 Records are read once, in order, and written as they come, so memory does not grow with the run. A span starts when its
 command is given: time between the command and its execution is part of the span. This module must not know which driver
@@ -23,6 +24,7 @@ from kvsim.core.messages import (
     Command,
     DecodeAdvanced,
     DismissWorker,
+    EndLease,
     Event,
     FinishRequest,
     PrefillDone,
@@ -42,11 +44,12 @@ from kvsim.core.messages import (
     WorkerLost,
 )
 from kvsim.report.fault_tracks import fault_events
+from kvsim.report.timeline_roles import RoleMessage, RoleSpans
 from kvsim.report.timeline_tracks import Lanes, Memory
 
 TraceEvent: TypeAlias = dict[str, Any]
 
-COMPUTE_TRACK = 1
+COMPUTE_TRACK, ROLE_TRACK = 1, 2
 SEND_TRACKS, RECEIVE_TRACKS = 1_000, 1_000_000  # lane k of sends is track 1000 + k
 FLOWS_PER_VARIANT = 1_000_000_000
 
@@ -100,8 +103,9 @@ class _Timeline:
         workers = cluster.workers
         self._sends = [Lanes(SEND_TRACKS, "sends") for _ in workers]
         self._receives = [Lanes(RECEIVE_TRACKS, "receives") for _ in workers]
-        self._memory = [Memory(cluster.kv.block_tokens) for _ in workers]
-        self._memory_shown = [0] * len(workers)
+        self._memory = [Memory(cluster.block_tokens(worker.id)) for worker in workers]
+        self._memory_shown = [(0, 0)] * len(workers)
+        self._roles = RoleSpans()
         self._context_tokens: dict[RequestId, int] = {}
         self._flow_ended: dict[RequestId, bool] = {}
 
@@ -111,23 +115,29 @@ class _Timeline:
             yield self._metadata(worker.id, 0, "process_name", name=f"{self._variant}: {worker.name} ({worker.role})")
             yield self._metadata(worker.id, 0, "process_sort_index", sort_index=self._first_process + worker.id)
             yield self._metadata(worker.id, COMPUTE_TRACK, "thread_name", name="compute")
+            if self._cluster.policy.roles is not None:
+                yield self._metadata(worker.id, ROLE_TRACK, "thread_name", name="role")
         now_ns = 0
         for record in records:
             now_ns = record.now_ns
-            for event in record.events:
-                yield from self._on_event(now_ns, event)
-            for command in record.commands:
-                yield from self._on_command(now_ns, command)
+            for message in (*record.events, *record.commands):
+                if isinstance(message, RoleMessage):
+                    yield from self._change_role(now_ns, message)
+                yield from self._on_event(now_ns, message)
+                yield from self._on_command(now_ns, message)
             yield from self._memory_counters(now_ns)
         yield from self._end_everything(now_ns)
 
-    def _on_event(self, now_ns: int, event: Event) -> Iterator[TraceEvent]:
+    def _on_event(self, now_ns: int, event: Event | Command) -> Iterator[TraceEvent]:
         if isinstance(event, PrefillDone):
             yield from self._prefill_done(now_ns, event)
         elif isinstance(event, DecodeAdvanced):
             yield from self._decode_advanced(now_ns, event)
         elif isinstance(event, TransferDone) and event.transfer in self._transfers:
-            yield from self._end_transfer(now_ns, self._transfers.pop(event.transfer))
+            order = self._transfers.pop(event.transfer)
+            if order.last and event.generation == order.generation:
+                self._memory[order.target].complete(order.request)
+            yield from self._end_transfer(now_ns, order, failed=event.generation != order.generation)
         elif isinstance(event, TransferFailed) and event.transfer in self._transfers:
             yield from self._end_transfer(now_ns, self._transfers.pop(event.transfer), failed=True)
         elif isinstance(event, WorkerLost):
@@ -147,7 +157,7 @@ class _Timeline:
                 yield from self._end_transfer(now_ns, self._transfers.pop(transfer), failed=True)
         self._memory[worker].clear()
 
-    def _on_command(self, now_ns: int, command: Command) -> Iterator[TraceEvent]:
+    def _on_command(self, now_ns: int, command: Event | Command) -> Iterator[TraceEvent]:
         if isinstance(command, AssignBlocks):
             self._memory[command.worker].assign(command.request, _blocks(command.blocks))
         elif isinstance(command, ReleaseBlocks):
@@ -160,6 +170,8 @@ class _Timeline:
             yield from self._start_transfer(now_ns, command)
         elif isinstance(command, DismissWorker):
             yield self._moment(now_ns, command.worker, "dismissed")
+        elif isinstance(command, EndLease):
+            yield self._moment(now_ns, command.worker, f"lease of request {command.request} is over")
         elif isinstance(command, FinishRequest):
             self._context_tokens.pop(command.request, None)
             self._flow_ended.pop(command.request, None)
@@ -194,6 +206,8 @@ class _Timeline:
             return  # reported twice
         for chunk in command.chunks:
             self._context_tokens[chunk.request] = chunk.start_token + chunk.tokens
+        for request in command.completes:
+            self._memory[command.worker].complete(request)
         self._grow(command.worker, command.decoding, 1)
         yield self._end(now_ns, command.worker, COMPUTE_TRACK, {"finished": list(event.finished)})
 
@@ -250,16 +264,27 @@ class _Timeline:
 
     def _memory_counters(self, now_ns: int) -> Iterator[TraceEvent]:
         for worker in self._cluster.workers:
-            blocks = self._memory[worker.id].reserved_blocks
-            if blocks != self._memory_shown[worker.id]:
-                self._memory_shown[worker.id] = blocks
-                yield self._event(now_ns, worker.id, 0, "C", name="KV blocks reserved", args={"blocks": blocks})
+            memory = self._memory[worker.id]
+            filled = memory.reserved_blocks - memory.unfilled_blocks
+            if (filled, memory.unfilled_blocks) != self._memory_shown[worker.id]:
+                self._memory_shown[worker.id] = filled, memory.unfilled_blocks
+                blocks = {"complete": filled, "not complete yet": memory.unfilled_blocks}
+                yield self._event(now_ns, worker.id, 0, "C", name="KV blocks reserved", args=blocks)
+
+    def _change_role(self, now_ns: int, message: RoleMessage) -> Iterator[TraceEvent]:
+        worker, change = message.worker, self._roles.note(message)
+        if change.ends:
+            yield self._end(now_ns, worker, ROLE_TRACK, {} if change.begins else change.arguments)
+        if change.begins is not None:
+            yield self._begin(now_ns, worker, ROLE_TRACK, change.begins, "role", change.arguments)
 
     def _end_everything(self, now_ns: int) -> Iterator[TraceEvent]:
         for run in self._runs.values():
             yield self._end(now_ns, run.worker, COMPUTE_TRACK, {"unfinished": True})
         for transfer in self._transfers.values():
             yield from self._end_transfer(now_ns, transfer)
+        for worker in self._roles.open():
+            yield self._end(now_ns, worker, ROLE_TRACK, {"unfinished": True})
 
     def _event(self, now_ns: int, worker: WorkerId, track: int, phase: str, **fields: object) -> TraceEvent:
         return {"ph": phase, "ts": now_ns / 1000, "pid": self._first_process + worker, "tid": track, **fields}

@@ -33,17 +33,29 @@ class Lanes:
 
 
 class Memory:
-    """Blocks reserved on one worker, per request. Decoding requests grow by a block when they write its first slot."""
+    """Blocks reserved on one worker, per request. Decoding requests grow by a block when they write its first slot.
+
+    ``unfilled_blocks`` are those of requests whose KV is not complete there: still to be computed, or on its way.
+    """
 
     def __init__(self, block_tokens: int) -> None:
         self._block_tokens = block_tokens
         self._blocks: dict[RequestId, int] = {}
-        self.reserved_blocks = 0
+        self._complete: set[RequestId] = set()
+        self.reserved_blocks = self.unfilled_blocks = 0
 
     def assign(self, request: RequestId, blocks: int) -> None:
         """The request has so many blocks more."""
         self._blocks[request] = self._blocks.get(request, 0) + blocks
         self.reserved_blocks += blocks
+        if request not in self._complete:
+            self.unfilled_blocks += blocks
+
+    def complete(self, request: RequestId) -> None:
+        """The KV of the request's whole context is there."""
+        if request in self._blocks and request not in self._complete:
+            self._complete.add(request)
+            self.unfilled_blocks -= self._blocks[request]
 
     def grow_to(self, request: RequestId, context_tokens: int) -> None:
         """The request has written the KV of so many tokens."""
@@ -53,9 +65,14 @@ class Memory:
 
     def release(self, request: RequestId) -> None:
         """Its blocks are free."""
-        self.reserved_blocks -= self._blocks.pop(request, 0)
+        blocks = self._blocks.pop(request, 0)
+        self.reserved_blocks -= blocks
+        if request not in self._complete:
+            self.unfilled_blocks -= blocks
+        self._complete.discard(request)
 
     def clear(self) -> None:
         """Nothing is there any more."""
         self._blocks.clear()
-        self.reserved_blocks = 0
+        self._complete.clear()
+        self.reserved_blocks = self.unfilled_blocks = 0

@@ -24,8 +24,9 @@ def request_tokens_max(variant: Variant) -> tuple[int, str]:
     model = variant.hardware.model
     limits = [(model.context_tokens_max, f"the context limit of {model.name}")]
     for worker in _largest_workers(variant.cluster):
-        tokens = worker.kv_blocks * variant.cluster.kv.block_tokens
-        blocks = f"{worker.kv_blocks} blocks of {variant.cluster.kv.block_tokens} tokens"
+        block_tokens = variant.cluster.block_tokens(worker.id)
+        tokens = worker.kv_blocks * block_tokens
+        blocks = f"{worker.kv_blocks} blocks of {block_tokens} tokens"
         limits.append((tokens, f"the KV cache of {worker.role} worker {worker.name} ({blocks})"))
     return min(limits, key=lambda limit: limit[0])
 
@@ -82,10 +83,14 @@ def _remedy(variant: Variant, limit: int) -> tuple[str, str]:
 
 
 def _largest_workers(cluster: ClusterSpec) -> list[WorkerSpec]:
-    """Of each role the worker with the most blocks: a request that outgrows that one has nowhere to go."""
+    """Of each role the worker with room for the most tokens: a request that outgrows that one has nowhere to go."""
+
+    def tokens(worker: WorkerSpec) -> int:
+        return worker.kv_blocks * cluster.block_tokens(worker.id)
+
     largest: dict[Role, WorkerSpec] = {}
     for worker in cluster.workers:
-        if worker.role not in largest or worker.kv_blocks > largest[worker.role].kv_blocks:
+        if worker.role not in largest or tokens(worker) > tokens(largest[worker.role]):
             largest[worker.role] = worker
     return list(largest.values())
 

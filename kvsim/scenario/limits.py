@@ -3,6 +3,7 @@
 It must not know which keys use them.
 """
 
+import re
 from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
@@ -29,6 +30,13 @@ def _memory(value: object) -> int | None:
     return size_bytes
 
 
+def _torch_device(value: object) -> str:
+    if not isinstance(value, str) or re.fullmatch(_TORCH_DEVICE, value) is None:
+        raise units.UnitError(f"found {value!r}, expected cpu, cuda or cuda:NUMBER")
+    return value
+
+
+_TORCH_DEVICE = r"cpu|cuda(:[0-9]{1,3})?"
 _NONE_JSON = {"const": "none"}
 CountLimit = Annotated[
     Count | None,
@@ -53,6 +61,9 @@ DurationAuto = Annotated[
     BeforeValidator(lambda value: None if value == "auto" else units.parse_duration(value)),
     PlainSerializer(lambda value: "auto" if value is None else units.exact_duration(value)),
     WithJsonSchema({"anyOf": [{"const": "auto"}, quantity_json(units.DURATION).json_schema]}),
+]
+TorchDevice = Annotated[
+    str, BeforeValidator(_torch_device), WithJsonSchema({"type": "string", "pattern": f"^({_TORCH_DEVICE})$"})
 ]
 OptionalName = Annotated[
     str | None,

@@ -10,6 +10,7 @@ from pathlib import Path
 from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, RoleSpec, SharedLink, WorkerSpec
 from kvsim.core.messages import WorkerId
 from kvsim.presets.fields import GpuFields
+from kvsim.scenario.block_check import check_blocks
 from kvsim.scenario.budget import memory_budget
 from kvsim.scenario.checks import check_lengths
 from kvsim.scenario.fault_resolve import late_workers, resolve_faults
@@ -50,6 +51,7 @@ def resolve_variant(name: str, document: Document, report: Report, directory: Pa
     kv_blocks = {pool: _kv_blocks(pool, document, model, report) for pool in document.workers}
     _check_uplinks(document, report)
     check_rules(document, report)
+    check_blocks(document, report)
     faults, fault_places = resolve_faults(document, report)
     workload = resolve_workload(document.workload, directory, report)
     if report.problems or workload is None:
@@ -132,7 +134,7 @@ def _kv_blocks(name: str, document: Document, model: ModelShape, report: Report)
         return 0
     if pool.kv_blocks is not None:
         return pool.kv_blocks
-    block_bytes = kv_block_bytes_per_rank(model, cache.block_tokens, ranks)
+    block_bytes = kv_block_bytes_per_rank(model, pool.block_tokens or cache.block_tokens, ranks)
     if pool.kv_memory is not None:
         blocks = pool.kv_memory // block_bytes
         if blocks < 1:
@@ -195,9 +197,11 @@ def _cluster(document: Document, model: ModelShape, kv_blocks: dict[str, int]) -
                     batch_tokens_max=_chunk_tokens(pool, document),
                     watermark_blocks=int(pool.watermark * kv_blocks[name]),
                     present=len(workers) not in late,
+                    paths=1 if pool.nics == 1 else 2,  # all of them; those that are left when one is lost
                     link_bytes_per_s=int(pool.nics * pool.nic.rate),
                     uplink=pool.uplink,
                     labels=tuple(sorted(pool.labels.items())),
+                    block_tokens=pool.block_tokens or 0,
                 )
             )
     kv = KvSpec(

@@ -28,6 +28,7 @@ from kvsim.scenario.fault_schema import Detection, FaultEntry
 from kvsim.scenario.limits import DurationAuto, DurationLimit, KvMemory, OptionalName
 from kvsim.scenario.memory import LOGIT_BYTES
 from kvsim.scenario.preset_or import FileOr, OrNone, PresetOr
+from kvsim.scenario.real_schema import Real, Tolerance
 from kvsim.scenario.scheduling_schema import PlacementRule, Scheduling
 from kvsim.scenario.sweep_schema import Sweep
 from kvsim.scenario.workload_schema import Workload
@@ -124,6 +125,11 @@ class Pool(Fields):
         description="KV cache on each GPU. auto: what memory_utilization leaves beside weights and activations.",
     )
     kv_blocks: Count | None = Field(default=None, description="Instead of kv_memory: KV cache of one worker in blocks.")
+    block_tokens: Count | None = Field(
+        default=None,
+        description="Token slots of one block of these workers; none: cache.block_tokens. Of a prefill and a decode "
+        "pool one must be a multiple of the other.",
+    )
     batch_requests_max: Count = Field(default=256, description="Requests of one step.")
     batch_tokens_max: Count = Field(default=16384, description="Tokens of one prefill step.")
     chunk_tokens_max: Count = Field(
@@ -237,39 +243,6 @@ class Metrics(Fields):
         default="prefill",
         description="When the first token reaches the client: when prefill has computed it, or when the decode worker "
         "has the KV cache.",
-    )
-
-
-class Real(Fields):
-    """What real workers compute with, for 'kvsim validate' and 'kvsim calibrate'."""
-
-    model: Text = Field(description="A random model (tiny, small) or a Hugging Face folder. Its shape must be model's.")
-    seed: Annotated[int, Field(strict=True, ge=0)] = Field(default=0, description="Seed of a random model's weights.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="Of weights, activations and KV cache."
-    )
-    device: Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]+)?$")] = Field(
-        default="cpu", description="Where all workers compute, as torch names it: cpu, cuda:0."
-    )
-    threads: Count = Field(default=1, description="Threads of one worker on a CPU.")
-
-
-ErrorLimit = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None
-
-
-class Tolerance(Fields):
-    """How far simulation may be off reality for 'kvsim validate' to pass: for each metric the largest median, over the
-    variants, of the absolute error of the mean, as a share of what was real. A metric that is left out may be off."""
-
-    ttft: ErrorLimit = Field(default=None, description="Time to first token.")
-    tpot: ErrorLimit = Field(default=None, description="Time per output token.")
-    itl: ErrorLimit = Field(default=None, description="Time between tokens.")
-    e2e: ErrorLimit = Field(default=None, description="From arrival to end.")
-    transfer: ErrorLimit = Field(default=None, description="From the start of the first transfer to the last's end.")
-    prefill_queue: ErrorLimit = Field(default=None, description="Wait for prefill.")
-    decode_queue: ErrorLimit = Field(default=None, description="Wait for decode memory and for the first decode step.")
-    ranking: Flag = Field(
-        default=False, description="Whether variants that differ significantly in reality must rank the same."
     )
 
 

@@ -9,12 +9,11 @@ nanoseconds are the floor of the sum of those. It must not know requests, blocks
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from kvsim.core.messages import FEMTOSECONDS_PER_NS
 from kvsim.sim.collectives import all_reduce_s, measured_bytes, ring_bytes
 from kvsim.sim.hardware import GpuSpec, ModelShape
-from kvsim.sim.kernels import attention_pair_s, decode_tile_pairs, gemm_s, kv_read_s, overlapped_s, prompt_pairs
+from kvsim.sim.kernels import GemmLaw, attention_pair_s, decode_tile_pairs, kv_read_s, overlapped_s, prompt_pairs
 from kvsim.sim.measured import Asked
 from kvsim.sim.step_times import UNBOUNDED
 from kvsim.units import div_ceil
@@ -22,20 +21,34 @@ from kvsim.units import div_ceil
 _FEMTOSECONDS_PER_S = 10**15
 
 
-class StepCosts(NamedTuple):
+class StepCosts:
     """Seconds of one step by class of kernels, all layers together. ``overhead_s`` is launches and the step's own."""
 
-    qkv_s: float
-    attention_output_s: float
-    router_s: float
-    mlp_s: float
-    prompt_attention_s: float
-    decode_attention_s: float
-    activations_s: float
-    embedding_s: float
-    lm_head_s: float
-    collectives_s: float
-    overhead_s: float
+    def __init__(
+        self,
+        qkv_s: float,
+        attention_output_s: float,
+        router_s: float,
+        mlp_s: float,
+        prompt_attention_s: float,
+        decode_attention_s: float,
+        activations_s: float,
+        embedding_s: float,
+        lm_head_s: float,
+        collectives_s: float,
+        overhead_s: float,
+    ) -> None:
+        self.qkv_s = qkv_s
+        self.attention_output_s = attention_output_s
+        self.router_s = router_s
+        self.mlp_s = mlp_s
+        self.prompt_attention_s = prompt_attention_s
+        self.decode_attention_s = decode_attention_s
+        self.activations_s = activations_s
+        self.embedding_s = embedding_s
+        self.lm_head_s = lm_head_s
+        self.collectives_s = collectives_s
+        self.overhead_s = overhead_s
 
     @property
     def gemm_s(self) -> float:
@@ -76,6 +89,7 @@ class StepModel:
         self._vocabulary = div_ceil(model.vocabulary, tensor_parallel)
         self._memory_bytes_per_s = gpu.memory_bytes_per_s * gpu.memory_efficiency
         self._activation_bytes = self._activation_bytes_per_token_and_layer()
+        self._gemm = GemmLaw(gpu, model.dtype_bytes)
         self._pair_s = attention_pair_s(gpu, model.head_dim)
         self._decode_tiles_s = decode_tile_pairs(gpu.kernels, self._heads, self._kv_heads) * self._pair_s
         self._context_token_s = self._context_s()
@@ -108,7 +122,8 @@ class StepModel:
 
     def decode_piece(self, batch_requests: int, _context_tokens: int) -> tuple[int, int, int]:
         """See ``StepTimes``."""
-        return (*self.decode_fs(batch_requests), UNBOUNDED)
+        base_fs, token_fs = self.decode_fs(batch_requests)
+        return base_fs, token_fs, UNBOUNDED
 
     def notes(self, _context_tokens_max: int) -> list[str]:
         """What was asked for beyond what was measured."""
@@ -129,7 +144,8 @@ class StepModel:
         """The same step as ``prefill_ns`` in seconds by class of kernels."""
         costs = self._without_context(chunks, decode_requests)
         context_s = self._context_token_s * decode_context_tokens
-        return costs._replace(decode_attention_s=costs.decode_attention_s + context_s)
+        costs.decode_attention_s += context_s
+        return costs
 
     def _without_context(self, chunks: Sequence[tuple[int, int]], decode_requests: int) -> StepCosts:
         """Everything but what grows with the contexts of decodes, which is linear and therefore apart.
@@ -148,24 +164,22 @@ class StepModel:
         prompt_s = layers * self._prompt_attention_s(chunks)
         decode_s = layers * decode_requests * self._decode_tiles_s
         costs = StepCosts(
-            qkv_s=layers * self._gemm_s(tokens, model.hidden, self._query_width + 2 * self._kv_width),
-            attention_output_s=layers * self._gemm_s(tokens, self._query_width, model.hidden),
-            router_s=layers * self._gemm_s(tokens, model.hidden, model.experts) if model.experts > 1 else 0.0,
+            qkv_s=layers * self._gemm.seconds(tokens, model.hidden, self._query_width + 2 * self._kv_width),
+            attention_output_s=layers * self._gemm.seconds(tokens, self._query_width, model.hidden),
+            router_s=layers * self._gemm.seconds(tokens, model.hidden, model.experts) if model.experts > 1 else 0.0,
             mlp_s=layers * self._mlp_s(tokens),
             prompt_attention_s=prompt_s + layers * attention_s if chunks else 0.0,
             decode_attention_s=decode_s if chunks else decode_s + layers * attention_s,
             activations_s=layers * tokens * self._activation_bytes / self._memory_bytes_per_s,
             embedding_s=embedding_s,
-            lm_head_s=self._gemm_s(requests, model.hidden, self._vocabulary),
+            lm_head_s=self._gemm.seconds(requests, model.hidden, self._vocabulary),
             collectives_s=layers * 2 * self._all_reduce_s(tokens),
             overhead_s=layers * gpu.launch_ns / 1e9,
         )
         waits_s = max(0.0, layers * engine.layer_ns / 1e9 - costs.total_s)
         host_ns = gpu.step_ns + len(chunks) * engine.prompt_ns + requests * engine.request_ns
-        return costs._replace(overhead_s=costs.overhead_s + waits_s + host_ns / 1e9)
-
-    def _gemm_s(self, rows: int, inputs: int, outputs: int, matrices: float = 1.0) -> float:
-        return gemm_s(self._gpu, rows, inputs, outputs, self._model.dtype_bytes, matrices)
+        costs.overhead_s = costs.overhead_s + waits_s + host_ns / 1e9
+        return costs
 
     def _mlp_s(self, tokens: int) -> float:
         """Gated MLP (gate and up as one product, then down); with experts, each token passes ``experts_active``.
@@ -176,8 +190,8 @@ class StepModel:
         model = self._model
         touched = model.experts * (1.0 - (1.0 - model.experts_active / model.experts) ** tokens)
         rows = tokens * model.experts_active
-        gate_and_up_s = self._gemm_s(rows, model.hidden, 2 * self._intermediate, touched)
-        return gate_and_up_s + self._gemm_s(rows, self._intermediate, model.hidden, touched)
+        gate_and_up_s = self._gemm.seconds(rows, model.hidden, 2 * self._intermediate, touched)
+        return gate_and_up_s + self._gemm.seconds(rows, self._intermediate, model.hidden, touched)
 
     def _prompt_attention_s(self, chunks: Sequence[tuple[int, int]]) -> float:
         """Attention of one layer over chunks of prompts, all in one call."""

@@ -11,12 +11,9 @@ work ends at the nanosecond in which less than one at the present pace is left. 
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 
-import simpy
-
 from kvsim.core.messages import FEMTOSECONDS_PER_NS
-from kvsim.sim.timer import call_after
-
-_NEVER_NS = 2**63 - 1
+from kvsim.sim.clock import Clock
+from kvsim.sim.flow import NEVER_NS
 
 
 class Work:
@@ -33,9 +30,9 @@ class SharedDevice:
     """Everything that is busy on one device. All of it progresses equally, so one counter serves all: work that begins
     when it stands at v is over when it has reached v + the work."""
 
-    def __init__(self, env: simpy.Environment, slowdown: Sequence[float]) -> None:
+    def __init__(self, clock: Clock, slowdown: Sequence[float]) -> None:
         assert slowdown, "a device without a slowdown"
-        self._env = env
+        self._clock = clock
         self._slowdown = tuple(slowdown)
         self._paces = [FEMTOSECONDS_PER_NS]  # by number of busy ones; nobody is there to see that of none
         self._busy = 0
@@ -43,7 +40,7 @@ class SharedDevice:
         self._updated_at_ns = 0
         self._ends: list[tuple[int, int, Work, Callable[[], None] | None]] = []  # a milestone has an action
         self._begun = 0
-        self._timer_at_ns = _NEVER_NS
+        self._timer_at_ns = NEVER_NS
         self._timer_generation = 0
 
     @property
@@ -98,7 +95,7 @@ class SharedDevice:
         return self._paces[self._busy]
 
     def _advance(self) -> None:
-        now_ns = int(self._env.now)
+        now_ns = self._clock.now_ns
         self._progress_fs += (now_ns - self._updated_at_ns) * self._pace()
         self._updated_at_ns = now_ns
 
@@ -120,12 +117,12 @@ class SharedDevice:
         self._timer_at_ns = at_ns
         self._timer_generation += 1
         generation = self._timer_generation
-        call_after(self._env, wait_ns, lambda: self._on_timer(generation))
+        self._clock.call_after(wait_ns, lambda: self._on_timer(generation))
 
     def _on_timer(self, generation: int) -> None:
         if generation != self._timer_generation:
             return
-        self._timer_at_ns = _NEVER_NS
+        self._timer_at_ns = NEVER_NS
         self._advance()
         pace = self._pace()
         due = []

@@ -7,8 +7,6 @@ worker does. It must not know who else is on the device.
 from collections.abc import Callable
 from functools import partial
 
-import simpy
-
 from kvsim.core.messages import (
     FEMTOSECONDS_PER_NS,
     DecodeAdvanced,
@@ -19,6 +17,7 @@ from kvsim.core.messages import (
     RunPrefill,
     WorkerId,
 )
+from kvsim.sim.clock import Clock
 from kvsim.sim.decoding import DecodingRequests
 from kvsim.sim.device import SharedDevice, Work
 from kvsim.sim.gpu import Report, prefill_ns
@@ -43,7 +42,7 @@ class SharingWorker:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        clock: Clock,
         worker: WorkerId,
         model: StepTimes,
         layers: int,
@@ -51,7 +50,7 @@ class SharingWorker:
         report: Report,
         device: SharedDevice,
     ) -> None:
-        self._env = env
+        self._clock = clock
         self._worker = worker
         self._model = model
         self._layers = layers
@@ -141,7 +140,7 @@ class SharingWorker:
         context_tokens = self._requests.context_tokens + batch
         base_fs, token_fs, _ = self._model.decode_piece(batch, context_tokens)
         step_fs = base_fs + token_fs * context_tokens
-        run.step_began_ns = int(self._env.now)
+        run.step_began_ns = self._clock.now_ns
         self._work = self._device.begin(self._carry_fs + step_fs, lambda left_fs: self._end_step(run, left_fs))
 
     def _end_step(self, run: _DecodeRun, left_fs: int) -> None:
@@ -155,7 +154,7 @@ class SharingWorker:
         self._requests.advance(1)
         finished = self._requests.finished(command.batch)
         ended = bool(finished) or run.cut or run.steps == command.steps_max
-        took_fs = (int(self._env.now) - run.step_began_ns) * FEMTOSECONDS_PER_NS
+        took_fs = (self._clock.now_ns - run.step_began_ns) * FEMTOSECONDS_PER_NS
         self._report(DecodeAdvanced(self._worker, command.run, 1, took_fs, 0, ended, finished))
         if ended:
             self._run = None

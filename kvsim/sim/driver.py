@@ -7,7 +7,6 @@ driver must not decide anything; what it knows beyond the core (durations, true 
 import gc
 from collections.abc import Callable, Sequence
 
-import simpy
 from simpy.core import EmptySchedule
 
 from kvsim.core.cluster import ClusterSpec
@@ -19,6 +18,7 @@ from kvsim.core.messages import (
     DeadlineReached,
     DismissWorker,
     DrainWorker,
+    EndLease,
     Event,
     FinishRequest,
     KeepRole,
@@ -38,12 +38,12 @@ from kvsim.core.messages import (
     TransferReleased,
 )
 from kvsim.core.scheduler import Scheduler
+from kvsim.sim.clock import Clock
 from kvsim.sim.faults.injector import FaultInjector, needs_record
 from kvsim.sim.faults.outage import Outage
 from kvsim.sim.faults.plan import Fault, FaultPlan
 from kvsim.sim.hardware import Hardware
 from kvsim.sim.network import Network
-from kvsim.sim.timer import call_after
 from kvsim.sim.transfers import TransferEngine
 from kvsim.sim.truth import Truth
 from kvsim.sim.workers import Worker, shared_devices, simulated_workers
@@ -77,19 +77,19 @@ class Simulation:
         self.events_total = 0
         self.finished = 0
         self.unfinished = 0
-        self._env = simpy.Environment()
+        self._clock = Clock()
         self._workload = workload
         self._observers = tuple(observers)
         self._decision_ns = hardware.decision_ns
         truth = Truth(workload.prompt_tokens, workload.output_tokens)
-        devices = shared_devices(self._env, hardware)
-        network = self._network = Network(self._env, hardware)
-        engine = TransferEngine(self._env, network, hardware, devices, abortable=bool(plan))
+        devices = shared_devices(self._clock, hardware)
+        network = self._network = Network(self._clock, hardware)
+        engine = TransferEngine(self._clock, network, hardware, devices, abortable=bool(plan))
         self._faults = (
-            FaultInjector(self._env, plan, cluster, hardware, network, engine, self._report) if plan else None
+            FaultInjector(self._clock, plan, cluster, hardware, network, engine, self._report) if plan else None
         )
         paced = self._faults.paced if self._faults is not None else None
-        self._fleet = simulated_workers(self._env, cluster, hardware, truth, self._report, devices, paced)
+        self._fleet = simulated_workers(self._clock, cluster, hardware, truth, self._report, devices, paced)
         self._transfers = engine
         self._workers: Sequence[Worker] = self._fleet.workers
         self._outage: Outage | None = None
@@ -101,7 +101,8 @@ class Simulation:
             ReleaseBlocks: self._release_blocks,
             AssignBlocks: self._assign_blocks,
             FinishRequest: self._finish_request,
-            ChooseMode: self._choose_mode,
+            ChooseMode: self._only_say,
+            EndLease: self._only_say,
             DrainWorker: self._change_of_mind,
             KeepRole: self._change_of_mind,
             SwitchRole: self._switch_role,
@@ -117,6 +118,7 @@ class Simulation:
         self._deadline_ns: int | None = None
         self._over = False
         self._arrivals_ns: list[int] = workload.arrival_ns.tolist()
+        self._prompt_tokens: list[int] = workload.prompt_tokens.tolist()
         self._arrived = 0
         if plan and self._faults is not None:
             self._expect_faults(self._faults, plan, cluster)
@@ -131,13 +133,13 @@ class Simulation:
             DismissWorker: faults.dismissed,
         }
         if needs_record(plan):
-            self._outage = faults.outage = Outage(self._env, cluster, self._tell, self._put_in_charge)
+            self._outage = faults.outage = Outage(self._clock, cluster, self._tell, self._put_in_charge)
             self._observers = (*self._observers, self._outage.observe)
 
     @property
     def now_ns(self) -> int:
         """The simulated instant."""
-        return int(self._env.now)
+        return self._clock.now_ns
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -156,7 +158,7 @@ class Simulation:
         if self._faults is not None:
             self._faults.begin()
         if self._renewal_ns is not None:
-            call_after(self._env, self._renewal_ns, self._renew_leases)
+            self._clock.call_after(self._renewal_ns, self._renew_leases)
         collects = gc.isenabled()
         gc.disable()  # a run leaves no reference cycles behind, but it would be walked through again and again
         try:
@@ -167,11 +169,11 @@ class Simulation:
         self.scheduler.check()
 
     def _run_to_end(self) -> None:
-        env = self._env
+        clock = self._clock
         try:
             while not self._over:
-                env.step()
-                if self._inbox and env.peek() > env.now:
+                clock.step()
+                if self._inbox and clock.instant_is_over:
                     self._dispatch()
         except EmptySchedule as error:
             self._end_in_vain(error)
@@ -185,16 +187,16 @@ class Simulation:
         self._over = True
 
     def _await_arrival(self) -> None:
-        call_after(self._env, self._arrivals_ns[self._arrived] - self.now_ns, self._arrive)
+        self._clock.call_after(self._arrivals_ns[self._arrived] - self.now_ns, self._arrive)
 
     def _arrive(self) -> None:
         """Report every request of this instant, then wait for the next."""
         workload = self._workload
         limit = workload.output_tokens_max or OUTPUT_TOKENS_UNLIMITED
-        while self._arrived < len(self._arrivals_ns) and self._arrivals_ns[self._arrived] == self.now_ns:
+        while self._arrived < len(self._arrivals_ns) and self._arrivals_ns[self._arrived] == self._clock.now_ns:
             request = RequestId(self._arrived)
             labels = workload.labels[request] if workload.labels else ()
-            self._report(RequestArrived(Request(request, int(workload.prompt_tokens[request]), limit, labels)))
+            self._report(RequestArrived(Request(request, self._prompt_tokens[request], limit, labels)))
             self._arrived += 1
         if self._arrived < len(self._arrivals_ns):
             self._await_arrival()
@@ -211,7 +213,7 @@ class Simulation:
             self._tell(events)
 
     def _tell(self, events: Sequence[Event]) -> None:
-        now_ns = self.now_ns
+        now_ns = self._clock.now_ns
         commands = self.scheduler.handle(now_ns, events)
         self.events_total += len(events)
         for observe in self._observers:
@@ -219,7 +221,7 @@ class Simulation:
         if not commands:
             self._count_in_vain(events)
         if self._decision_ns:
-            call_after(self._env, self._decision_ns, lambda: self._carry_out(commands))
+            self._clock.call_after(self._decision_ns, lambda: self._carry_out(commands))
         else:
             self._carry_out(commands)
         self._await_deadline()
@@ -263,8 +265,8 @@ class Simulation:
     def _assign_blocks(self, _command: AssignBlocks) -> None:
         """The blocks of a simulated worker hold no bytes."""
 
-    def _choose_mode(self, _command: ChooseMode) -> None:
-        """Nothing to carry out: it says how the scheduler goes on."""
+    def _only_say(self, _command: ChooseMode | EndLease) -> None:
+        """Nothing to carry out: it says what the scheduler has decided."""
 
     def _change_of_mind(self, _command: DrainWorker | KeepRole) -> None:
         """It shows in what is ordered."""
@@ -274,7 +276,7 @@ class Simulation:
         if self._faults is not None:
             self._faults.report_later(command.worker, self._switch_ns[command.worker], switched)
             return
-        call_after(self._env, self._switch_ns[command.worker], lambda: self._report(switched))
+        self._clock.call_after(self._switch_ns[command.worker], lambda: self._report(switched))
 
     def _finish_request(self, command: FinishRequest) -> None:
         self.finished += 1
@@ -297,12 +299,12 @@ class Simulation:
             for worker in self._decode_workers:
                 carried = [command.transfer for command in self._moving.values() if command.target == worker]
                 self._report(LeasesRenewed(worker, tuple(carried)))
-        if self._renewal_ns is not None and self._env.peek() < float("inf"):
-            call_after(self._env, self._renewal_ns, self._renew_leases)
+        if self._renewal_ns is not None and not self._clock.is_empty:
+            self._clock.call_after(self._renewal_ns, self._renew_leases)
 
     def _await_deadline(self) -> None:
         """Arm a timer for the scheduler's deadline; one that it has dropped meanwhile only asks once too often."""
         deadline_ns = self.scheduler.deadline_ns
         if deadline_ns is not None and deadline_ns != self._deadline_ns:
             self._deadline_ns = deadline_ns
-            call_after(self._env, deadline_ns - self.now_ns, lambda: self._report(DeadlineReached()))
+            self._clock.call_after(deadline_ns - self.now_ns, lambda: self._report(DeadlineReached()))

@@ -7,8 +7,6 @@ its end and the boundary after a cut come from closed forms. It must not know ot
 from collections.abc import Callable
 from functools import partial
 
-import simpy
-
 from kvsim.core.messages import (
     FEMTOSECONDS_PER_NS,
     DecodeAdvanced,
@@ -20,11 +18,11 @@ from kvsim.core.messages import (
     RunPrefill,
     WorkerId,
 )
+from kvsim.sim.clock import Clock, Wake
 from kvsim.sim.decoding import DecodingRequests
 from kvsim.sim.flow import NEVER_NS
 from kvsim.sim.step_times import StepTimes
 from kvsim.sim.steps import steps_begun_before, steps_total_fs
-from kvsim.sim.timer import call_after
 from kvsim.sim.truth import Truth
 
 Report = Callable[[Event], None]
@@ -50,13 +48,25 @@ class _DecodeRun:
         return steps_total_fs(self.steps, self.first_fs, self.growth_fs, self.carry_fs)
 
 
+class _RunEnds(Wake):
+    """The planned end of a decode run has come, unless it was cut meanwhile."""
+
+    def __init__(self, worker: "SimulatedWorker", run: _DecodeRun) -> None:
+        self._worker = worker
+        self._run = run
+        self._steps = run.steps
+
+    def act(self) -> None:
+        self._worker.end_decode(self._run, self._steps)
+
+
 class SimulatedWorker:
     """The GPUs of one worker. ``report`` is called from the event loop with each fact."""
 
     def __init__(
-        self, env: simpy.Environment, worker: WorkerId, model: StepTimes, layers: int, truth: Truth, report: Report
+        self, clock: Clock, worker: WorkerId, model: StepTimes, layers: int, truth: Truth, report: Report
     ) -> None:
-        self._env = env
+        self._clock = clock
         self._worker = worker
         self._model = model
         self._layers = layers
@@ -83,10 +93,10 @@ class SimulatedWorker:
         duration_ns = prefill_ns(self._model, self._requests, command)
         if command.announce_layers:
             for layers in range(command.announce_layers, self._layers, command.announce_layers):
-                call_after(
-                    self._env, duration_ns * layers // self._layers, partial(self._announce_layers, command, layers)
+                self._clock.call_after(
+                    duration_ns * layers // self._layers, partial(self._announce_layers, command, layers)
                 )
-        call_after(self._env, duration_ns, lambda: self._end_prefill(command))
+        self._clock.call_after(duration_ns, lambda: self._end_prefill(command))
 
     def run_decode(self, command: RunDecode) -> None:
         """Start a run that ends at the first finished request, or after ``steps_max`` steps."""
@@ -104,7 +114,7 @@ class SimulatedWorker:
         base_fs, token_fs, end_tokens = self._model.decode_piece(batch, context_tokens)
         first_fs = base_fs + token_fs * context_tokens
         steps = min(steps_max, requests.steps_left())
-        self._run = _DecodeRun(command, int(self._env.now), steps, first_fs, token_fs * batch, self._carry_fs)
+        self._run = _DecodeRun(command, self._clock.now_ns, steps, first_fs, token_fs * batch, self._carry_fs)
         self._await_end(self._run)
         if context_tokens + steps * batch > end_tokens:  # later steps take longer than this line says
             self._await_split(self._run, (end_tokens - 1 - context_tokens) // batch + 1)
@@ -162,7 +172,7 @@ class SimulatedWorker:
         if run is not None and not self._paused:
             steps = self._steps_over(run)
             if steps == run.steps:
-                self._end_decode(run, steps)
+                self.end_decode(run, steps)
             elif steps:
                 self._requests.advance(steps)
                 self._report(self._advanced(run, steps, ended=False, finished=()))
@@ -183,15 +193,15 @@ class SimulatedWorker:
 
     def _steps_at_next_boundary(self, run: _DecodeRun) -> int:
         """How many steps of the run are over at its first boundary from this instant on, this one included."""
-        elapsed_ns = int(self._env.now) - run.started_ns
+        elapsed_ns = self._clock.now_ns - run.started_ns
         return max(1, steps_begun_before(elapsed_ns, run.steps, run.first_fs, run.growth_fs, run.carry_fs))
 
     def _await_split(self, run: _DecodeRun, steps: int) -> None:
         if 0 < steps < run.steps:
             over_fs = steps_total_fs(steps, run.first_fs, run.growth_fs, run.carry_fs)
-            wait_ns = run.started_ns + over_fs // FEMTOSECONDS_PER_NS - int(self._env.now)
+            wait_ns = run.started_ns + over_fs // FEMTOSECONDS_PER_NS - self._clock.now_ns
             assert wait_ns >= 0, f"worker {self._worker} is told {-wait_ns} ns late to report {steps} steps"
-            call_after(self._env, wait_ns, partial(self._split, run, steps))
+            self._clock.call_after(wait_ns, partial(self._split, run, steps))
 
     def _split(self, run: _DecodeRun, steps: int) -> None:
         """At a boundary within the run: report so far, and go on."""
@@ -210,19 +220,20 @@ class SimulatedWorker:
 
     def _steps_over(self, run: _DecodeRun) -> int:
         """Steps of the run whose boundary has come."""
-        elapsed_ns = int(self._env.now) - run.started_ns
+        elapsed_ns = self._clock.now_ns - run.started_ns
         next_step = steps_begun_before(elapsed_ns + 1, run.steps + 1, run.first_fs, run.growth_fs, run.carry_fs)
         return next_step - 1
 
     def _await_end(self, run: _DecodeRun) -> None:
         end_ns = run.started_ns + run.total_fs() // FEMTOSECONDS_PER_NS
-        call_after(self._env, max(0, end_ns - int(self._env.now)), partial(self._end_decode, run, run.steps))
+        self._clock.wake_after(max(0, end_ns - self._clock.now_ns), _RunEnds(self, run))
 
-    def _end_decode(self, run: _DecodeRun, steps: int) -> None:
+    def end_decode(self, run: _DecodeRun, steps: int) -> None:
+        """The instant at which the run was to end after ``steps`` steps has come."""
         if self._run is not run or run.steps != steps:
             return  # a timer of before a cut: SimPy cannot take it back
         if self._paused:
-            self._held.append(partial(self._end_decode, run, steps))
+            self._held.append(partial(self.end_decode, run, steps))
             return
         self._run = None
         self._carry_fs = run.total_fs() % FEMTOSECONDS_PER_NS

@@ -20,12 +20,27 @@ def gemm_s(gpu: GpuSpec, rows: int, inputs: int, outputs: int, dtype_bytes: int,
     (the rows are spread over them), the input and the output pass memory once. One unit works through the inputs in a
     row, which takes its time however few products there are.
     """
-    kernels = gpu.kernels
-    compute_s = 2 * rows * inputs * outputs / (gpu.flops_per_s * gpu.gemm_efficiency)
-    size_bytes = dtype_bytes * (matrices * inputs * outputs + rows * (inputs + outputs))
-    memory_s = size_bytes / (gpu.memory_bytes_per_s * gpu.memory_efficiency)
-    start_s = (kernels.gemm_latency_ns + kernels.gemm_input_latency_ns * inputs / 1024) / 1e9
-    return start_s + overlapped_s(compute_s, memory_s, kernels.gemm_exposed)
+    return GemmLaw(gpu, dtype_bytes).seconds(rows, inputs, outputs, matrices)
+
+
+class GemmLaw:
+    """``gemm_s`` of one GPU, its constants at hand: a step asks it several times."""
+
+    def __init__(self, gpu: GpuSpec, dtype_bytes: int) -> None:
+        self._dtype_bytes = dtype_bytes
+        self._flops_per_s = gpu.flops_per_s * gpu.gemm_efficiency
+        self._memory_bytes_per_s = gpu.memory_bytes_per_s * gpu.memory_efficiency
+        self._latency_ns = gpu.kernels.gemm_latency_ns
+        self._input_latency_ns = gpu.kernels.gemm_input_latency_ns
+        self._exposed = gpu.kernels.gemm_exposed
+
+    def seconds(self, rows: int, inputs: int, outputs: int, matrices: float = 1.0) -> float:
+        """See ``gemm_s``."""
+        compute_s = 2 * rows * inputs * outputs / self._flops_per_s
+        size_bytes = self._dtype_bytes * (matrices * inputs * outputs + rows * (inputs + outputs))
+        memory_s = size_bytes / self._memory_bytes_per_s
+        start_s = (self._latency_ns + self._input_latency_ns * inputs / 1024) / 1e9
+        return start_s + overlapped_s(compute_s, memory_s, self._exposed)
 
 
 def attention_pair_s(gpu: GpuSpec, head_dim: int) -> float:

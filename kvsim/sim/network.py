@@ -13,14 +13,12 @@ It must not know requests, blocks or protocols: ``kvsim.sim.transfers`` adds han
 from collections.abc import Callable
 from enum import IntEnum
 
-import simpy
-
 from kvsim.core.messages import TransferKind
+from kvsim.sim.clock import Clock
 from kvsim.sim.fairshare import Bundle, fair_byte_rates
 from kvsim.sim.flow import NEVER_NS, Flow, Path
 from kvsim.sim.hardware import Hardware, UplinkSpec
 from kvsim.sim.measured import Asked
-from kvsim.sim.timer import call_after
 
 _NANO = 10**9
 NO_FLOW = -1
@@ -40,12 +38,13 @@ class _Resource(IntEnum):
 class Network:
     """NICs and uplinks of a cluster."""
 
-    def __init__(self, env: simpy.Environment, hardware: Hardware) -> None:
-        self._env = env
+    def __init__(self, clock: Clock, hardware: Hardware) -> None:
+        self._clock = clock
         self._workers = hardware.workers
         self._uplinks = {uplink.name: (index, uplink) for index, uplink in enumerate(hardware.uplinks)}
         self._capacities = _capacities(hardware)
         self._whole = tuple(self._capacities)
+        self._nic_latency_ns = [worker.nic.latency_ns for worker in hardware.workers]
         self._worker_extra_ns = [0] * len(hardware.workers)
         self._uplink_extra_ns = dict.fromkeys(self._uplinks, 0)
         self._paths: dict[tuple[int, int, TransferKind], Path] = {}
@@ -73,16 +72,12 @@ class Network:
     def latency_ns(self, source: int, target: int) -> int:
         """One way, an empty message: the larger of the two NICs' latencies, plus every uplink on the way, plus what
         either has on top at this instant."""
-        nics_ns = max(self._workers[source].nic.latency_ns, self._workers[target].nic.latency_ns)
-        extra_ns = self._worker_extra_ns[source] + self._worker_extra_ns[target]
-        return (
-            nics_ns
-            + extra_ns
-            + sum(
-                uplink.latency_ns + self._uplink_extra_ns[uplink.name]
-                for uplink, _ in self._uplinks_between(source, target)
-            )
-        )
+        nics_ns = max(self._nic_latency_ns[source], self._nic_latency_ns[target])
+        latency_ns = nics_ns + self._worker_extra_ns[source] + self._worker_extra_ns[target]
+        if self._uplinks:
+            for uplink, _ in self._uplinks_between(source, target):
+                latency_ns += uplink.latency_ns + self._uplink_extra_ns[uplink.name]
+        return latency_ns
 
     def start(
         self,
@@ -102,19 +97,19 @@ class Network:
         wants.
         """
         if size_bytes == 0:
-            call_after(self._env, 0, finished)
+            self._clock.call_after(0, finished)
             return NO_FLOW
         assert min(size_bytes, operations) > 0, (size_bytes, operations)
         path = self._path(source, target, kind)
         flow = Flow(self._flows_started, path, size_bytes, size_bytes / operations, finished)
         self._flows_started += 1
         self._flows[flow.id] = path.flows[flow.id] = flow
-        alone = not any(self._flows_at[resource] for resource in path.meets)
+        alone = not self._meets_others(path)
         for resource in path.meets:
             self._flows_at[resource] += 1
         if alone:
             rate_bytes_per_s = min(flow.bytes_per_s_max, path.operations_per_s * flow.bytes_per_operation)
-            flow.set_rate(int(self._env.now), rate_bytes_per_s)
+            flow.set_rate(self._clock.now_ns, rate_bytes_per_s)
             self._plan()
         else:
             self._share_later(path.meets)
@@ -157,7 +152,7 @@ class Network:
     def _share_later(self, resources: tuple[int, ...]) -> None:
         """Share once for all that happens at this instant: what starts or ends together costs one sharing."""
         if not self._touched:
-            call_after(self._env, 0, self._share)
+            self._clock.call_after(0, self._share)
         self._touched.extend(resources)
 
     def _share(self) -> None:
@@ -174,7 +169,7 @@ class Network:
             Bundle(len(flows), bytes_per_s, path.byte_resources, size_bytes, path.operation_uses)
             for (path, size_bytes, bytes_per_s), flows in alike.items()
         ]
-        now_ns = int(self._env.now)
+        now_ns = self._clock.now_ns
         for flows, bytes_per_s in zip(alike.values(), fair_byte_rates(bundles, self._capacities), strict=True):
             for flow in flows:
                 flow.set_rate(now_ns, bytes_per_s)
@@ -209,23 +204,31 @@ class Network:
         self._timer_at_ns = next_at_ns
         self._timer_generation += 1
         generation = self._timer_generation
-        call_after(self._env, next_at_ns - int(self._env.now), lambda: self._on_timer(generation))
+        self._clock.call_after(next_at_ns - self._clock.now_ns, lambda: self._on_timer(generation))
 
     def _on_timer(self, generation: int) -> None:
         if generation != self._timer_generation:
             return
         self._timer_at_ns = NEVER_NS
-        now_ns = int(self._env.now)
+        now_ns = self._clock.now_ns
         ended = [flow for flow in self._flows.values() if flow.ends_at_ns <= now_ns]
         for flow in ended:
             self._remove(flow)
         for flow in ended:
-            if any(self._flows_at[resource] for resource in flow.path.meets):
+            if self._meets_others(flow.path):
                 self._share_later(flow.path.meets)
         if not self._touched:  # else sharing plans
             self._plan()
         for flow in ended:
             flow.finished()
+
+    def _meets_others(self, path: Path) -> bool:
+        """Whether any flow is where a flow on this path, itself not counted, would feel it."""
+        flows_at = self._flows_at
+        for resource in path.meets:  # noqa: SIM110  # a generator costs more than the whole loop
+            if flows_at[resource]:
+                return True
+        return False
 
     def _remove(self, flow: Flow) -> None:
         del self._flows[flow.id], flow.path.flows[flow.id]

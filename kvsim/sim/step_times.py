@@ -7,7 +7,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-UNBOUNDED = 1 << 62
+UNBOUNDED = 1 << 60
 """More tokens of context than there can be."""
 
 

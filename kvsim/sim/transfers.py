@@ -23,13 +23,11 @@ from collections.abc import Callable, Mapping
 from math import ceil
 from typing import assert_never
 
-import simpy
-
 from kvsim.core.messages import StartTransfer, TransferId
+from kvsim.sim.clock import Clock
 from kvsim.sim.device import SharedDevice
 from kvsim.sim.hardware import Hardware
 from kvsim.sim.network import NO_FLOW, Network
-from kvsim.sim.timer import call_after
 
 
 class TransferEngine:
@@ -41,14 +39,14 @@ class TransferEngine:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        clock: Clock,
         network: Network,
         hardware: Hardware,
         devices: Mapping[str, SharedDevice] | None = None,
         *,
         abortable: bool = False,
     ) -> None:
-        self._env = env
+        self._clock = clock
         self._network = network
         self._abortable = abortable
         self._flows: dict[TransferId, tuple[int, SharedDevice | None]] = {}  # of abortable transfers
@@ -63,7 +61,7 @@ class TransferEngine:
         """Begin this transfer now. Returns at once; the callbacks come from the event loop."""
         order_ns = self._order_ns(command)
         if order_ns:
-            call_after(self._env, order_ns, lambda: self._begin(command, done, released))
+            self._clock.call_after(order_ns, lambda: self._begin(command, done, released))
         else:
             self._begin(command, done, released)
 
@@ -107,7 +105,7 @@ class TransferEngine:
         self, command: StartTransfer, done: Callable[[TransferId], None], released: Callable[[TransferId], None]
     ) -> None:
         request_ns = self.latency_ns(command)
-        call_after(self._env, request_ns, lambda: self._flow(command, lambda: self._arrive(command, done, released)))
+        self._clock.call_after(request_ns, lambda: self._flow(command, lambda: self._arrive(command, done, released)))
 
     def _message_exchange(
         self, command: StartTransfer, done: Callable[[TransferId], None], released: Callable[[TransferId], None]
@@ -122,10 +120,10 @@ class TransferEngine:
         done_ns = latency_ns + scatter_ns + self._workers[command.target].report_ns
 
         def sent() -> None:
-            call_after(self._env, released_ns, lambda: released(command.transfer))
-            call_after(self._env, done_ns, lambda: done(command.transfer))
+            self._clock.call_after(released_ns, lambda: released(command.transfer))
+            self._clock.call_after(done_ns, lambda: done(command.transfer))
 
-        call_after(self._env, rendezvous_ns + gather_ns, lambda: self._flow(command, sent))
+        self._clock.call_after(rendezvous_ns + gather_ns, lambda: self._flow(command, sent))
 
     def _flow(self, command: StartTransfer, finished: Callable[[], None]) -> None:
         if command.transfer in self._aborted:
@@ -153,8 +151,8 @@ class TransferEngine:
         latency_ns = self.latency_ns(command)
         done_ns = latency_ns + self._workers[command.target].report_ns
         released_ns = 2 * latency_ns + self._workers[command.source].report_ns
-        call_after(self._env, done_ns, lambda: done(command.transfer))
-        call_after(self._env, released_ns, lambda: released(command.transfer))
+        self._clock.call_after(done_ns, lambda: done(command.transfer))
+        self._clock.call_after(released_ns, lambda: released(command.transfer))
 
     def _copying_device(self, command: StartTransfer) -> SharedDevice | None:
         """What the bytes of this transfer keep busy: the initiator's device, if that one copies them."""

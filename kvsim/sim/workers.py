@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-import simpy
-
 from kvsim.core.cluster import ClusterSpec, WorkerSpec
 from kvsim.core.messages import Event, RequestId, RunDecode, RunPrefill, WorkerId
+from kvsim.sim.clock import Clock
 from kvsim.sim.compute import StepModel
 from kvsim.sim.device import SharedDevice
 from kvsim.sim.device_worker import SharingWorker
@@ -20,7 +19,6 @@ from kvsim.sim.hardware import Hardware, ModelShape, WorkerHardware
 from kvsim.sim.layer_steps import LayerSteps
 from kvsim.sim.measured import MeasuredSteps
 from kvsim.sim.step_times import StepTimes
-from kvsim.sim.timer import call_after
 from kvsim.sim.truth import Truth
 
 
@@ -75,13 +73,13 @@ class Workers:
         return [f"{', '.join(workers)}: {note}" for note, workers in names.items()]
 
 
-def shared_devices(env: simpy.Environment, hardware: Hardware) -> dict[str, SharedDevice]:
+def shared_devices(clock: Clock, hardware: Hardware) -> dict[str, SharedDevice]:
     """Every shared device by name."""
-    return {device.name: SharedDevice(env, device.slowdown) for device in hardware.devices}
+    return {device.name: SharedDevice(clock, device.slowdown) for device in hardware.devices}
 
 
 def simulated_workers(
-    env: simpy.Environment,
+    clock: Clock,
     cluster: ClusterSpec,
     hardware: Hardware,
     truth: Truth,
@@ -96,7 +94,7 @@ def simulated_workers(
     for spec, facts in zip(cluster.workers, hardware.workers, strict=True):
         steps = step_times(hardware.model, facts)
         asked = steps if paced is None else paced(spec.id, steps)
-        worker = _worker(env, spec, facts, asked, cluster.kv.layers, truth, report, devices)
+        worker = _worker(clock, spec, facts, asked, cluster.kv.layers, truth, report, devices)
         workers.append(worker)
         if isinstance(steps, MeasuredSteps | LayerSteps | StepModel):
             measured.append((spec.name, worker, steps))
@@ -114,7 +112,7 @@ def step_times(model: ModelShape, facts: WorkerHardware) -> StepTimes:
 
 
 def _worker(
-    env: simpy.Environment,
+    clock: Clock,
     spec: WorkerSpec,
     facts: WorkerHardware,
     steps: StepTimes,
@@ -124,17 +122,17 @@ def _worker(
     devices: Mapping[str, SharedDevice],
 ) -> Worker:
     if facts.report_ns:
-        report = partial(_report_later, env, facts.report_ns, report)
+        report = partial(_report_later, clock, facts.report_ns, report)
     worker: Worker
     if facts.device is None:
-        worker = SimulatedWorker(env, spec.id, steps, layers, truth, report)
+        worker = SimulatedWorker(clock, spec.id, steps, layers, truth, report)
     else:
-        worker = SharingWorker(env, spec.id, steps, layers, truth, report, devices[facts.device])
-    return DistantWorker(env, worker, facts.order_ns) if facts.order_ns else worker
+        worker = SharingWorker(clock, spec.id, steps, layers, truth, report, devices[facts.device])
+    return DistantWorker(clock, worker, facts.order_ns) if facts.order_ns else worker
 
 
-def _report_later(env: simpy.Environment, report_ns: int, report: Report, event: Event) -> None:
-    call_after(env, report_ns, partial(report, event))
+def _report_later(clock: Clock, report_ns: int, report: Report, event: Event) -> None:
+    clock.call_after(report_ns, partial(report, event))
 
 
 class DistantWorker:
@@ -144,8 +142,8 @@ class DistantWorker:
     at different instants must not disagree on how many tokens the request has.
     """
 
-    def __init__(self, env: simpy.Environment, worker: Worker, order_ns: int) -> None:
-        self._env = env
+    def __init__(self, clock: Clock, worker: Worker, order_ns: int) -> None:
+        self._clock = clock
         self._worker = worker
         self._order_ns = order_ns
         self._lives = 0
@@ -157,15 +155,15 @@ class DistantWorker:
 
     def run_prefill(self, command: RunPrefill) -> None:
         """Later."""
-        call_after(self._env, self._order_ns, partial(self._prefill_arrives, self._lives, command))
+        self._clock.call_after(self._order_ns, partial(self._prefill_arrives, self._lives, command))
 
     def run_decode(self, command: RunDecode) -> None:
         """Later."""
-        call_after(self._env, self._order_ns, partial(self._decode_arrives, self._lives, command))
+        self._clock.call_after(self._order_ns, partial(self._decode_arrives, self._lives, command))
 
     def cut_decode(self, run: int) -> None:
         """Later: by then the run may be over."""
-        call_after(self._env, self._order_ns, partial(self._cut_arrives, self._lives, run))
+        self._clock.call_after(self._order_ns, partial(self._cut_arrives, self._lives, run))
 
     def release(self, request: RequestId) -> None:
         """At once."""

@@ -9,7 +9,7 @@ from math import isnan, nan
 from statistics import median
 from typing import Any
 
-from kvsim.scenario.schema import Tolerance
+from kvsim.scenario.real_schema import Tolerance
 
 METRICS: Mapping[str, str] = {
     "ttft": "ttft_s",

@@ -1,7 +1,9 @@
 """Which of two variants is faster, in reality and in simulation: the question that people ask a simulator.
 
 Two variants serve the same requests, so they are compared request by request. Where reality's difference could be
-chance, either answer of the simulator is right. This module must not know files.
+chance, either answer of the simulator is right. Six variants make fifteen pairs: with 95 % for each, chance alone would
+make a difference of one of them in every second validation. So the 95 % are for all pairs of a metric together
+(Bonferroni: each interval has its share of the 5 %). This module must not know files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvsim.confidence import Interval, batch_means, mean_interval
+from kvsim.confidence import LEVEL, Interval, batch_means, mean_interval
 
 Floats = NDArray[np.float64]
 
@@ -24,8 +26,8 @@ RANKED = ("ttft", "tpot", "e2e")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two variants by one metric, in seconds: the mean of the first less that of the second, for real (with its 95 %
-    interval) and simulated."""
+    """Two variants by one metric, in seconds: the mean of the first less that of the second, for real (with an interval
+    that holds for all pairs of the metric at once with 95 % confidence) and simulated."""
 
     metric: str
     first: str
@@ -48,17 +50,18 @@ def rank(real: Mapping[str, Mapping[str, Floats]], simulated: Mapping[str, Mappi
     """Every pair of variants by every metric of ``RANKED``. Both worlds give variant -> metric -> one value a request,
     in the order of requests, NaN where a request has none."""
     pairs = []
+    chosen = list(combinations(real, 2))
     for metric in RANKED:
-        for first, second in combinations(real, 2):
-            interval = paired_interval(real[first][metric], real[second][metric])
+        for first, second in chosen:
+            interval = paired_interval(real[first][metric], real[second][metric], len(chosen))
             theirs = paired_interval(simulated[first][metric], simulated[second][metric])
             pairs.append(Pair(metric, first, second, interval, theirs.mean))
     return pairs
 
 
-def paired_interval(ours: Floats, theirs: Floats) -> Interval:
-    """The mean difference of requests that have a value in both, with its 95 % interval where there are at least two
-    requests to a batch."""
+def paired_interval(ours: Floats, theirs: Floats, comparisons: int = 1) -> Interval:
+    """The mean difference of requests that have a value in both, with an interval where there are at least two requests
+    to a batch: one of ``comparisons`` that hold together with 95 % confidence."""
     if len(ours) != len(theirs):
         return Interval(nan, nan, nan)
     change = ours - theirs
@@ -68,7 +71,7 @@ def paired_interval(ours: Floats, theirs: Floats) -> Interval:
     mean = float(change.mean())
     if len(change) < 2 * BATCHES:
         return Interval(mean, nan, nan)
-    batches = mean_interval(batch_means(change, BATCHES))
+    batches = mean_interval(batch_means(change, BATCHES), 1 - (1 - LEVEL) / comparisons)
     reach = (batches.high - batches.low) / 2  # the batches leave out a few requests at the end
     return Interval(mean, mean - reach, mean + reach)
 

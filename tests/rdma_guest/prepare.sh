@@ -18,7 +18,7 @@ cache=${KVSIM_RDMA_GUEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvsim/rdma-guest
 
 # What pyverbs needs at run time, plus tools. Debian's python3-pyverbs and rdma-core packages are left out: they would
 # pull in udev and systemd.
-packages=(busybox-static iproute2 libpython3.11 libibverbs1 ibverbs-providers librdmacm1 ibverbs-utils perftest)
+packages=(busybox-static iproute2 libpython3.11 python3-venv libibverbs1 ibverbs-providers librdmacm1 ibverbs-utils perftest)
 case $engine in
 qemu) packages+=(qemu-system-x86) ;;
 uml) packages+=(gcc make flex bison bc xz-utils libc6-dev) ;;

@@ -5,7 +5,8 @@
 #
 #   --python P     interpreter that has kvsim's requirements ("python3")
 #   --engine E     uml or qemu, as for run_in_guest.sh
-#   --only WHAT    "one": everything that one guest can show; "two": two guests linked by a pair of sockets
+#   --only WHAT    "one": everything that one guest can show; "two": two guests linked by a pair of sockets; "recipe":
+#                  the README's recipe for a real cluster
 #   --prepared     fail with status 77 instead of preparing what is not there
 #
 # Prepares what it needs, kept in ~/.cache/kvsim/rdma-guest: some minutes once, with apt and a compiler, as root. A run
@@ -33,10 +34,13 @@ python=$(command -v "$python")
 cd "$root"
 export PYTHONPATH=$root:$root/tests:$cache/pyverbs PYTHONDONTWRITEBYTECODE=1 KVSIM_COMPILE=0
 
-if [[ $only != two ]]; then
+if [[ -z $only || $only == recipe ]]; then
+    "$here/run_in_guest.sh" --engine "$engine" --timeout 120 -- "$here/check_recipe.sh" "$python" "$cache/pyverbs/pyverbs"
+fi
+if [[ -z $only || $only == one ]]; then
     "$here/run_in_guest.sh" --engine "$engine" --timeout 400 -- \
         "$python" -m pytest -q -p no:cacheprovider -m rdma --durations=5 "$@"
 fi
-if [[ $only != one ]]; then
+if [[ -z $only || $only == two ]]; then
     "$here/run_in_two_guests.py" --engine "$engine" --timeout 120 -- "$python" "$here/two_hosts.py"
 fi

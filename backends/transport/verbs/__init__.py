@@ -16,6 +16,7 @@
     mover         the thread that keeps those busy and mends them
     transport     the transport that is made of all this
     posting_cost  what Python costs per work request
+    doctor        whether this machine can use all this, and what to do where it cannot
 
 Nothing here is imported unless somebody asks for the transport by name.
 """

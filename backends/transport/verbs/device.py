@@ -18,7 +18,8 @@ from backends.transport.verbs.library import Library, load
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the device allows. ``reads_out`` and ``reads_in``: READs in flight per queue pair as initiator and owner."""
+    """What the device allows. ``reads_out`` and ``reads_in``: READs in flight per queue pair as initiator and owner;
+    ``windows``: memory windows of type 2, which its provider can bind."""
 
     work_requests: int
     completions: int
@@ -28,7 +29,7 @@ class Limits:
     windows: bool
 
 
-_CANNOT = "transport verbs cannot work here: "
+_CANNOT = "transport verbs cannot work here ('kvsim doctor' checks all that it needs): "
 
 
 class Device:
@@ -94,6 +95,21 @@ class Device:
             except self.library.error as error:
                 raise TransportError(f"{self.name} {problem}: {error}") from None
 
+    def binding_queue_pair(self, send_cq: Any, receive_cq: Any, capacity: Any) -> Any:
+        """pyverbs' RC queue pair that can bind memory windows. Raises pyverbs' error where the provider has no such
+        queue pairs (rdma-core's irdma, and bnxt_re before 59), even if the device itself has windows."""
+        library = self.library
+        wanted = library.qp_init_ex(
+            qp_type=library.constant("IBV_QPT_RC"),
+            scq=send_cq,
+            rcq=receive_cq,
+            cap=capacity,
+            pd=self.domain,
+            comp_mask=library.flags("IBV_QP_INIT_ATTR_PD", "IBV_QP_INIT_ATTR_SEND_OPS_FLAGS"),
+            send_ops_flags=library.flags("IBV_QP_EX_WITH_BIND_MW"),
+        )
+        return library.qp_ex(self.context, wanted)
+
     def close(self) -> None:
         """Everything that uses it must be closed."""
         with self.lock:
@@ -109,8 +125,21 @@ class Device:
             reads_out=int(device.max_qp_init_rd_atom),
             reads_in=int(device.max_qp_rd_atom),
             message_bytes=int(self.context.query_port(self.port).max_msg_sz),
-            windows=bool(int(device.device_cap_flags) & windows),
+            windows=bool(int(device.device_cap_flags) & windows) and self._binds_windows(),
         )
+
+    def _binds_windows(self) -> bool:
+        """Whether the provider takes part: what the device says of windows is not enough."""
+        library = self.library
+        queue = library.cq(self.context, 1)
+        try:
+            capacity = library.qp_cap(max_send_wr=1, max_recv_wr=1, max_send_sge=1, max_recv_sge=1)
+            self.binding_queue_pair(queue, queue, capacity).close()
+        except library.error:
+            return False
+        finally:
+            queue.close()
+        return True
 
 
 def missing(device: str = "") -> str:

@@ -22,6 +22,23 @@ PAGE_BYTES = 64 * 1024
 
 _DMA_BUF_FD = 1  # CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD
 _SYNC_MEMOPS = 6  # CU_POINTER_ATTRIBUTE_SYNC_MEMOPS
+_DMA_BUF_SUPPORTED = 124  # CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED
+
+
+@dataclass(frozen=True, slots=True)
+class CudaGpu:
+    """A GPU that this process sees: where it sits, and whether its driver exports its memory as a dmabuf."""
+
+    pci_address: str
+    dmabuf: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """The CUDA driver: its version, major and minor, and the GPUs that it shows to this process."""
+
+    version: tuple[int, int]
+    gpus: tuple[CudaGpu, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +88,25 @@ def pci_address(ordinal: int) -> str:
         if result:
             raise TransportError(f"the CUDA driver does not tell where GPU {ordinal} sits (error {result})")
     return text.value.decode("ascii").lower()
+
+
+def driver() -> Driver:
+    """The driver and its GPUs. Raises TransportError where there is none, or it does not start."""
+    cuda = _driver()
+    version, count, supported, device = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    for result in (
+        cuda.cuInit(0),
+        cuda.cuDriverGetVersion(ctypes.byref(version)),
+        cuda.cuDeviceGetCount(ctypes.byref(count)),
+    ):
+        if result:
+            raise TransportError(f"the CUDA driver does not start (error {result})")
+    found = []
+    for ordinal in range(count.value):
+        cuda.cuDeviceGet(ctypes.byref(device), ctypes.c_int(ordinal))
+        result = cuda.cuDeviceGetAttribute(ctypes.byref(supported), ctypes.c_int(_DMA_BUF_SUPPORTED), device)
+        found.append(CudaGpu(pci_address(ordinal), not result and bool(supported.value)))
+    return Driver((version.value // 1000, version.value % 1000 // 10), tuple(found))
 
 
 def export(address: int, size_bytes: int) -> Export:

@@ -16,8 +16,8 @@ from backends.transport.port import TransportError
 
 RECIPE = (
     "install the distribution's package (Debian, Ubuntu: apt install python3-pyverbs; Fedora: dnf install "
-    "python3-pyverbs) and, in a virtual environment of the same Python version, put a file ending in .pth that names "
-    "the directory above pyverbs (such as /usr/lib/python3/dist-packages) into its site-packages"
+    "python3-pyverbs) and link it into a virtual environment of the same Python version (ln -s "
+    "/usr/lib/python3/dist-packages/pyverbs VENV/lib/python3.N/site-packages/)"
 )
 
 

@@ -111,16 +111,7 @@ def make_owner(device: Device, send_cq: Any, receive_cq: Any, receipts: int, win
         if not windows:
             wanted = library.qp_init(qp_type=kind, scq=send_cq, rcq=receive_cq, cap=capacity, sq_sig_all=0)
             return QueuePair(device, library.qp(device.domain, wanted))
-        wanted = library.qp_init_ex(
-            qp_type=kind,
-            scq=send_cq,
-            rcq=receive_cq,
-            cap=capacity,
-            pd=device.domain,
-            comp_mask=library.flags("IBV_QP_INIT_ATTR_PD", "IBV_QP_INIT_ATTR_SEND_OPS_FLAGS"),
-            send_ops_flags=library.flags("IBV_QP_EX_WITH_BIND_MW"),
-        )
-        return QueuePair(device, library.qp_ex(device.context, wanted))
+        return QueuePair(device, device.binding_queue_pair(send_cq, receive_cq, capacity))
 
 
 class Windows:
@@ -137,8 +128,7 @@ class Windows:
         library, qp = self._device.library, self._pair.qp
         window = library.mw(self._device.domain, library.constant("IBV_MW_TYPE_2"))
         key = next_key(int(window.rkey))
-        access = library.flags("IBV_ACCESS_REMOTE_READ", "IBV_ACCESS_REMOTE_WRITE")
-        info = library.mw_bind_info(region.region, region.base, region.memory.size_bytes, access)
+        info = library.mw_bind_info(region.region, region.base, region.memory.size_bytes, region.remote_access)
         qp.wr_start()
         qp.wr_id = region.number
         qp.wr_flags = library.constant("IBV_SEND_SIGNALED")

@@ -14,24 +14,32 @@ from typing import Any
 import numpy as np
 
 from backends.transport.memory import Memory
-from backends.transport.port import TransportError
+from backends.transport.port import Access, TransportError
 from backends.transport.verbs import gpu
 from backends.transport.verbs.device import Device
 from backends.transport.verbs.requests import Keys
 from backends.transport.verbs.schedule import KnownRegions
 from kvsim.units import format_bytes
 
+_REMOTE_FLAGS: dict[Access, tuple[str, ...]] = {
+    "read": ("IBV_ACCESS_REMOTE_READ",),
+    "write": ("IBV_ACCESS_REMOTE_WRITE",),
+    "both": ("IBV_ACCESS_REMOTE_READ", "IBV_ACCESS_REMOTE_WRITE"),
+}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegisteredMemory:
     """A region that the device can reach. ``begin`` is its first address as ranges name it, ``base`` as the device
-    does: the address itself, but for memory that came as a dmabuf, where it is the offset in that."""
+    does: the address itself, but for memory that came as a dmabuf, where it is the offset in that. ``remote_access``:
+    flags of what peers may do."""
 
     number: int
     begin: int
     memory: Memory
     base: int
     region: Any
+    remote_access: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,14 +58,12 @@ class Regions:
         self._regions: dict[int, RegisteredMemory] = {}
         self.local = self._local()
 
-    def register(self, number: int, begin: int, memory: Memory, *, on_gpu: bool) -> None:
+    def register(self, number: int, begin: int, memory: Memory, peers_may: Access, *, on_gpu: bool) -> None:
         """Pin memory and let the device reach it. Raises TransportError that says what to do."""
         library = self._device.library
         access = library.flags("IBV_ACCESS_LOCAL_WRITE", "IBV_ACCESS_RELAXED_ORDERING")
-        if self._device.limits.windows:
-            access |= library.flags("IBV_ACCESS_MW_BIND")
-        else:
-            access |= library.flags("IBV_ACCESS_REMOTE_READ", "IBV_ACCESS_REMOTE_WRITE")
+        remote = library.flags(*_REMOTE_FLAGS[peers_may])
+        access |= library.flags("IBV_ACCESS_MW_BIND") if self._device.limits.windows else remote
         with self._device.lock:
             try:
                 region = library.mr(self._device.domain, memory.size_bytes, access, address=memory.address)
@@ -66,7 +72,7 @@ class Regions:
                 if not on_gpu:
                     raise TransportError(refusal(self._device.name, memory.size_bytes, _errno_of(error))) from None
                 region, base = gpu.register(self._device, memory, access, _errno_of(error))
-            self._regions[number] = RegisteredMemory(number, begin, memory, base, region)
+            self._regions[number] = RegisteredMemory(number, begin, memory, base, region, remote)
             self.local = self._local()
 
     def take_out(self, number: int) -> RegisteredMemory | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 SYSFS = Path("/sys")
 _ZERO = ipaddress.IPv6Address(0)
+_CHANNEL_ADAPTER = "1"  # RDMA_NODE_IB_CA of enum rdma_node_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Gid:
 @dataclass(frozen=True, slots=True)
 class Port:
     """A port of a device. ``layer`` is "Ethernet" or "InfiniBand"; ``pci_path`` the device's place in the PCI tree,
-    empty for devices of software."""
+    empty for devices of software; ``node_type`` the kernel's word for what the device is ("1: CA")."""
 
     device: str
     number: int
@@ -36,6 +37,13 @@ class Port:
     gids: tuple[Gid, ...]
     pci_path: tuple[str, ...]
     numa_node: int
+    node_type: str
+
+    @property
+    def connects(self) -> bool:
+        """Whether it has the connected queue pairs of InfiniBand and RoCE: channel adapters ("CA") do. iWARP ("RNIC")
+        connects through rdma_cm alone, and others, such as EFA, know no such queue pairs."""
+        return self.node_type.partition(":")[0] in ("", _CHANNEL_ADAPTER)
 
 
 def ports(root: Path = SYSFS) -> list[Port]:
@@ -66,8 +74,8 @@ def still_there(gid: Gid, device: str, port: int, root: Path = SYSFS) -> bool:
 
 
 def usable_ports(found: list[Port], device: str = "") -> list[Port]:
-    """Those that are up and have a GID, of this device if one is named."""
-    return [port for port in found if port.active and gid_of(port) and device in ("", port.device)]
+    """Those that are up, connect and have a GID, of this device if one is named."""
+    return [port for port in found if port.active and port.connects and gid_of(port) and device in ("", port.device)]
 
 
 def nearest(candidates: list[Port], gpu_pci_address: str, root: Path = SYSFS) -> Port:
@@ -77,55 +85,96 @@ def nearest(candidates: list[Port], gpu_pci_address: str, root: Path = SYSFS) ->
     if not gpu_pci_address:
         return candidates[0]
     gpu = root / "bus" / "pci" / "devices" / gpu_pci_address.lower()
-    path, node = _pci_path(gpu), _number(gpu / "numa_node", -1)
+    path, node = pci_path(gpu), read_number(gpu / "numa_node", -1)
 
     def closeness(port: Port) -> tuple[int, bool]:
-        shared = 0
-        for ours, theirs in zip(path, port.pci_path, strict=False):
-            if ours != theirs:
-                break
-            shared += 1
-        return shared, node >= 0 and node == port.numa_node
+        return shared_depth(path, port.pci_path), node >= 0 and node == port.numa_node
 
     return max(candidates, key=closeness)
 
 
+def shared_depth(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """How many steps from the root two paths in the PCI tree go together."""
+    shared = 0
+    for ours, theirs in zip(one, other, strict=False):
+        if ours != theirs:
+            break
+        shared += 1
+    return shared
+
+
+def pci_path(link: Path) -> tuple[str, ...]:
+    """From the root of the PCI tree down: ("pci0000:3a", "0000:3a:00.0", ..)."""
+    parts = link.resolve().parts
+    start = next((at for at, part in enumerate(parts) if part.startswith("pci") and ":" in part), len(parts))
+    return parts[start:]
+
+
+def read_text(path: Path) -> str:
+    """Empty where the kernel has nothing to say: entries of its tables that are not used give an error."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def read_number(path: Path, default: int) -> int:
+    """A decimal number, or the default where there is none."""
+    text = read_text(path)
+    return int(text) if text.lstrip("-").isdigit() else default
+
+
 def problem(found: list[Port], device: str = "", root: Path = SYSFS) -> str:
     """Why none of the ports can be used, and what to do about it; empty if one can."""
+    what, remedy = diagnosis(found, device, root)
+    return f"{what}: {remedy}" if what else ""
+
+
+def diagnosis(found: list[Port], device: str = "", root: Path = SYSFS) -> tuple[str, str]:
+    """Why none of the ports can be used, and apart from it what helps; both empty if one can."""
     if usable_ports(found, device):
-        return ""
+        return "", ""
     if not (root / "class" / "infiniband").is_dir():
         return (
-            "the kernel has no RDMA devices (no /sys/class/infiniband): load the driver of the card (for ConnectX: "
-            "modprobe mlx5_ib), or rdma_rxe and 'rdma link add rxe0 type rxe netdev INTERFACE' for Soft-RoCE"
+            "the kernel has no RDMA devices (no /sys/class/infiniband)",
+            "load the driver of the card (for ConnectX: modprobe mlx5_ib), or rdma_rxe and 'rdma link add rxe0 type "
+            "rxe netdev INTERFACE' for Soft-RoCE",
         )
     named = [port for port in found if device in ("", port.device)]
     if not named:
         have = ", ".join(sorted({port.device for port in found})) or "none"
-        return f"there is no RDMA device {device or 'at all'} (have: {have}); 'rdma link' lists them"
-    down = [port for port in named if not port.active]
-    if len(down) == len(named):
-        states = ", ".join(f"{port.device}/{port.number} is {port.state}" for port in down)
-        return f"no port is active ({states}): 'ip link set INTERFACE up', or check cable and switch"
+        return f"there is no RDMA device {device or 'at all'} (have: {have})", "'rdma link' lists them"
+    connecting = [port for port in named if port.connects]
+    if not connecting:
+        kinds = ", ".join(sorted({f"{port.device} is of type {port.node_type!r}" for port in named}))
+        return (
+            f"no device has the connected queue pairs of InfiniBand and RoCE ({kinds})",
+            "iWARP and EFA cannot carry this transport; use tcp, or a card that speaks RoCE v2 or InfiniBand",
+        )
+    if not any(port.active for port in connecting):
+        states = ", ".join(f"{port.device}/{port.number} is {port.state}" for port in connecting)
+        return f"no port is active ({states})", "'ip link set INTERFACE up', or check cable and switch"
     return (
-        "no active port has a RoCE v2 GID: give its network interface an address ('ip addr add A/LEN dev INTERFACE'), "
-        "'rdma link' shows which interface belongs to which device"
+        "no active port has a RoCE v2 GID",
+        "give its network interface an address ('ip addr add A/LEN dev INTERFACE'), 'rdma link' shows which interface "
+        "belongs to which device",
     )
 
 
 def _port(device: Path, number: int) -> Port:
     folder = device / "ports" / str(number)
-    state = _text(folder / "state")
+    state = read_text(folder / "state")
     pci = device / "device"
     return Port(
         device.name,
         number,
-        _text(folder / "link_layer"),
+        read_text(folder / "link_layer"),
         state.endswith("ACTIVE"),
         state,
         tuple(_gids(folder)),
-        _pci_path(pci) if pci.exists() else (),
-        _number(pci / "numa_node", -1),
+        pci_path(pci) if pci.exists() else (),
+        read_number(pci / "numa_node", -1),
+        read_text(device / "node_type"),
     )
 
 
@@ -138,35 +187,15 @@ def _gids(folder: Path) -> Iterator[Gid]:
 
 
 def _gid(folder: Path, index: int) -> Gid | None:
-    text = _text(folder / "gids" / str(index))
+    text = read_text(folder / "gids" / str(index))
     address = ipaddress.IPv6Address(text) if text else _ZERO
     if address == _ZERO:
         return None
     attributes = folder / "gid_attrs"
-    kind, interface = _text(attributes / "types" / str(index)), _text(attributes / "ndevs" / str(index))
+    kind, interface = read_text(attributes / "types" / str(index)), read_text(attributes / "ndevs" / str(index))
     return Gid(index, address, kind, interface)
 
 
 def _gid_rank(gid: Gid) -> tuple[int, int]:
     kind = 0 if gid.address.ipv4_mapped else 2 if gid.address.is_link_local else 1
     return kind, gid.index
-
-
-def _pci_path(link: Path) -> tuple[str, ...]:
-    """From the root of the PCI tree down: ("pci0000:3a", "0000:3a:00.0", ..)."""
-    parts = link.resolve().parts
-    start = next((at for at, part in enumerate(parts) if part.startswith("pci") and ":" in part), len(parts))
-    return parts[start:]
-
-
-def _text(path: Path) -> str:
-    """Empty where the kernel has nothing to say: entries of its tables that are not used give an error."""
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
-def _number(path: Path, default: int) -> int:
-    text = _text(path)
-    return int(text) if text.lstrip("-").isdigit() else default

@@ -4,7 +4,12 @@ in it.
 A TCP connection to each peer proves its token, carries notifications and tells of its end; a second one connects queue
 pairs. A peer reaches the regions that it was described, with keys that hold on its own queue pairs only where the
 device has memory windows of type 2, and that die with its connection or with the region. Where it has none the keys are
-the regions' own, and hold for every peer that is connected: see ``Capabilities.key_scope``.
+the regions' own, and hold for every peer that is connected: see ``Capabilities.key_scope``. Either way the card refuses
+what ``register`` did not allow peers to do.
+
+Keys per request are not made. A window covers one range of addresses on one queue pair, so a request whose blocks lie
+in n places would take n windows for each of a peer's queue pairs, bound by the owner once it knows the peer, which with
+late binding is after the transfer was ordered: one message more before the first byte of each pull.
 """
 
 import itertools
@@ -12,13 +17,10 @@ import socket
 import threading
 from dataclasses import replace
 
-import msgspec
-
 from backends.transport.link import NOTIFY, Link
-from backends.transport.memory import Memory, allocate_private, memory_of
-from backends.transport.port import Capabilities, KeyScope, Region, TensorMemory, TransportError
-from backends.transport.socket_transport import SocketTransport
-from backends.transport.tcp_address import TcpEndpoint, advertised, checked_address, listen_on, tune
+from backends.transport.memory import Memory, memory_of
+from backends.transport.port import Access, Capabilities, KeyScope, Region, TensorMemory, TransportError
+from backends.transport.tcp_based import TcpBasedTransport
 from backends.transport.verbs import wire
 from backends.transport.verbs.device import Device
 from backends.transport.verbs.mover import Mover
@@ -36,10 +38,11 @@ CAPABILITIES = Capabilities(
     any_memory=True,
     device_memory=True,
     revocable=True,
+    access_enforced=True,
 )
 
 
-class VerbsTransport(SocketTransport):
+class VerbsTransport(TcpBasedTransport):
     """The ``Transport`` named ``verbs``.
 
     ``host`` and ``advertised_host`` as for tcp: the address of the connections that go with the queue pairs, not the
@@ -63,16 +66,11 @@ class VerbsTransport(SocketTransport):
         self._memory = Regions(self._device)
         self._queue_pairs = queue_pairs
         self._stall_timeout_s = stall_timeout_s
-        self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._timeout_ms = round(stall_timeout_s * 1000)
-        dialled_host = advertised(host, advertised_host)
-        listening = listen_on(host, self._timeout_ms)
-        self._where = TcpEndpoint(dialled_host, listening.getsockname()[1])
         self._owners_lock = threading.Lock()
         self._owners: dict[int, tuple[str, Owner]] = {}
         self._owner_numbers = itertools.count(1)
         scope: KeyScope = "peer" if self._device.limits.windows else "region"
-        super().__init__(name, replace(CAPABILITIES, key_scope=scope), listening, socket.gethostname())
+        super().__init__(name, replace(CAPABILITIES, key_scope=scope), host, advertised_host, stall_timeout_s)
         self._start()
 
     @property
@@ -80,17 +78,13 @@ class VerbsTransport(SocketTransport):
         """The device that moves the bytes."""
         return self._device
 
-    def allocate(self, size_bytes: int) -> memoryview:
-        """See ``Transport.allocate``."""
-        return allocate_private(size_bytes)
-
-    def register(self, memory: memoryview | TensorMemory, tensor: KvTensor) -> Region:
+    def register(self, memory: memoryview | TensorMemory, tensor: KvTensor, peers_may: Access = "both") -> Region:
         """See ``Transport.register``. Raises TransportError too where the device cannot reach the memory, with what
         helps: a higher limit of locked memory, or a driver's module for GPU memory."""
-        region = super().register(memory, tensor)
+        region = super().register(memory, tensor, peers_may)
         on_gpu = not isinstance(memory, memoryview) and memory.is_cuda
         try:
-            self._memory.register(region.number, region.address, self._place_of(memory), on_gpu=on_gpu)
+            self._memory.register(region.number, region.address, self._place_of(memory), peers_may, on_gpu=on_gpu)
         except TransportError:
             super().unregister(region)
             raise
@@ -123,15 +117,6 @@ class VerbsTransport(SocketTransport):
         if not memory.is_contiguous() or not memory.nbytes:
             raise TransportError("a region must be contiguous and not empty")
         return Memory(memory.data_ptr(), memory.nbytes, memory)
-
-    def _endpoint(self) -> bytes:
-        return msgspec.msgpack.encode(self._where)
-
-    def _address(self, endpoint: bytes) -> tuple[str, int]:
-        return checked_address(endpoint)
-
-    def _new_socket(self) -> socket.socket:
-        return tune(socket.socket(self._family, socket.SOCK_STREAM), self._timeout_ms)
 
     def _new_carrier(self, link: Link) -> Mover:
         return Mover(link, self._device, self._memory, self._queue_pairs, self._stall_timeout_s)

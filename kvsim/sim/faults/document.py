@@ -5,7 +5,7 @@ files.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,14 +14,17 @@ import msgspec
 from kvsim.sim.faults.plan import Fault, FaultPlan
 
 
-def fault_document(plan: FaultPlan, struck: Iterable[Fault], workers: Sequence[str]) -> dict[str, Any]:
+def fault_document(
+    plan: FaultPlan, struck: Iterable[Fault], workers: Sequence[str], answers: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """``planned``: what was to happen. ``chances``: what could happen to any transfer. ``struck``: what did, to whom
-    and until when. ``workers`` are names by id."""
+    and until when. ``answered``: what the scheduler did about it. ``workers`` are names by id."""
     return {
         "detection": asdict(plan.detection),
         "planned": [_entry(fault, workers) for fault in plan.timed],
         "chances": [{"entry": chance.entry, **asdict(chance.spec)} for chance in plan.chances],
         "struck": [_entry(fault, workers) for fault in struck],
+        "answered": [dict(answer) for answer in answers],
     }
 
 

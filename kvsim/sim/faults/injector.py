@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import msgspec
-import simpy
 
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import (
@@ -26,21 +25,21 @@ from kvsim.core.messages import (
     WorkerLeaving,
     WorkerLost,
 )
+from kvsim.sim.clock import Clock
 from kvsim.sim.faults.chances import Chances
 from kvsim.sim.faults.links import DOWN, Links
 from kvsim.sim.faults.outage import Outage
 from kvsim.sim.faults.plan import Fault, FaultPlan
 from kvsim.sim.faults.transfers import FallibleTransfers
 from kvsim.sim.faults.workers import MortalWorker, PacedSteps
+from kvsim.sim.flow import NEVER_NS
 from kvsim.sim.hardware import Hardware
 from kvsim.sim.network import Network
 from kvsim.sim.step_times import StepTimes
-from kvsim.sim.timer import call_after
 from kvsim.sim.transfers import TransferEngine
 from kvsim.sim.workers import Workers
 
 STOPS = ("worker_crash", "worker_hang")
-_NEVER_NS = 2**63 - 1
 
 
 class FaultInjector:
@@ -49,7 +48,7 @@ class FaultInjector:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        clock: Clock,
         plan: FaultPlan,
         cluster: ClusterSpec,
         hardware: Hardware,
@@ -59,14 +58,14 @@ class FaultInjector:
     ) -> None:
         self.struck: list[Fault] = []
         self.outage: Outage | None = None
-        self._env = env
+        self._clock = clock
         self._plan = plan
         self._cluster = cluster
         self._decision_ns = hardware.decision_ns
         self._report = report
         self._links = Links(network, hardware)
         self.transfers = FallibleTransfers(
-            env, engine, self._links, Chances(plan.chances), plan.detection.transfer_ns, report, self.struck.append
+            clock, engine, self._links, Chances(plan.chances), plan.detection.transfer_ns, report, self.struck.append
         )
         self._workers: list[MortalWorker] = []
         self._paces: dict[WorkerId, PacedSteps] = {}
@@ -113,7 +112,7 @@ class FaultInjector:
         for worker in range(len(self._workers)):
             self._announce_stop(WorkerId(worker))
         for fault in self._plan.timed:
-            call_after(self._env, fault.at_ns - int(self._env.now), partial(self._on[fault.kind], fault))
+            self._clock.call_after(fault.at_ns - self._clock.now_ns, partial(self._on[fault.kind], fault))
 
     def stranded(self) -> list[str]:
         """Roles that no worker fills and none will, once nothing happens any more: their requests wait for ever."""
@@ -146,7 +145,7 @@ class FaultInjector:
             if self._lives[worker] == life and self._workers[worker].alive:
                 self.transfers.when_awake(worker, partial(self._report, event))
 
-        call_after(self._env, after_ns, say)
+        self._clock.call_after(after_ns, say)
 
     def dismissed(self, command: DismissWorker) -> None:
         """A worker that was to leave has nothing left."""
@@ -160,7 +159,7 @@ class FaultInjector:
             index, after_ns = place
             self._returns[worker] = None
             if after_ns is not None:
-                self._come_back(worker, int(self._env.now) + max(1, after_ns), index)
+                self._come_back(worker, self._clock.now_ns + max(1, after_ns), index)
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
@@ -170,7 +169,7 @@ class FaultInjector:
             index = self._note(fault)
             self._end(worker)
             self.transfers.worker_gone(worker)
-            self._give_up(fault, worker, index, int(self._env.now) + self._plan.detection.crash_ns)
+            self._give_up(fault, worker, index, self._clock.now_ns + self._plan.detection.crash_ns)
 
     def _hang(self, fault: Fault) -> None:
         worker = _worker(fault)
@@ -194,9 +193,9 @@ class FaultInjector:
             else:  # whoever does not answer is made sure of
                 self._end(worker)
                 self.transfers.worker_gone(worker)
-                self._give_up(fault, worker, index, int(self._env.now))
+                self._give_up(fault, worker, index, self._clock.now_ns)
 
-        call_after(self._env, (fault.until_ns or 0) - fault.at_ns if unnoticed else hang_ns, go_on)
+        self._clock.call_after((fault.until_ns or 0) - fault.at_ns if unnoticed else hang_ns, go_on)
 
     def _end(self, worker: WorkerId) -> None:
         """It is gone, whoever knows."""
@@ -212,7 +211,7 @@ class FaultInjector:
             self.struck[index] = msgspec.structs.replace(self.struck[index], until_ns=None)
         else:
             # orders of before the loss was known must not reach the new one
-            self._come_back(worker, max(int(self._env.now) + fault.restart_ns, told_ns + self._decision_ns + 1), index)
+            self._come_back(worker, max(self._clock.now_ns + fault.restart_ns, told_ns + self._decision_ns + 1), index)
 
     def _come_back(self, worker: WorkerId, at_ns: int, index: int) -> None:
         back_ns = self._speak(worker, at_ns, self._say_joined)
@@ -234,20 +233,20 @@ class FaultInjector:
     def _come(self, fault: Fault) -> None:
         if not self._workers[_worker(fault)].alive:
             self._note(fault)
-            self._speak(_worker(fault), int(self._env.now), self._say_joined)
+            self._speak(_worker(fault), self._clock.now_ns, self._say_joined)
 
     def _drain(self, fault: Fault) -> None:
         worker = _worker(fault)
         if self._workers[worker].alive and not self._leaving[worker]:
             self._leaving[worker] = True
             self._returns[worker] = self._note(fault), fault.restart_ns
-            self._speak(worker, int(self._env.now), self._say_leaving)
+            self._speak(worker, self._clock.now_ns, self._say_leaving)
 
     def _speak(self, worker: WorkerId, at_ns: int, say: Callable[[WorkerId], None]) -> int:
         """Say it then, or as soon after as nothing else is said of this worker. Returns when."""
         at_ns = max(at_ns, self._spoke_ns[worker] + 1)
         self._spoke_ns[worker] = at_ns
-        call_after(self._env, at_ns - int(self._env.now), partial(say, worker))
+        self._clock.call_after(at_ns - self._clock.now_ns, partial(say, worker))
         return at_ns
 
     def _say_lost(self, worker: WorkerId) -> None:
@@ -265,9 +264,9 @@ class FaultInjector:
 
     def _announce_stop(self, worker: WorkerId) -> None:
         """The worker itself must know, so that its reports do not depend on how long its runs are."""
-        now_ns = int(self._env.now)
+        now_ns = self._clock.now_ns
         due = (f.at_ns for f in self._plan.timed if f.worker == worker and f.kind in STOPS and f.at_ns >= now_ns)
-        self._workers[worker].expect_stop(min(due, default=_NEVER_NS))
+        self._workers[worker].expect_stop(min(due, default=NEVER_NS))
 
     # --- everything else ----------------------------------------------------------------------------------------------
 
@@ -278,9 +277,14 @@ class FaultInjector:
         link = self._links.strike(fault)
         if fault.kind in DOWN:
             self.transfers.link_stalls(link)
-        if fault.kind == "nic_lost":  # a transfer is striped over all of them
-            self.transfers.break_all(_worker(fault))
-        self._at_end(fault, partial(self._links.heal, fault))
+        if fault.kind == "nic_lost":
+            self.transfers.nic_lost(_worker(fault))
+        self._at_end(fault, partial(self._heal, fault))
+
+    def _heal(self, fault: Fault) -> None:
+        self._links.heal(fault)
+        if fault.kind == "nic_lost":
+            self.transfers.nic_back(_worker(fault))
 
     def _cancel(self, fault: Fault) -> None:
         assert fault.request is not None, fault
@@ -298,7 +302,7 @@ class FaultInjector:
 
     def _at_end(self, fault: Fault, action: Callable[[], None]) -> None:
         if fault.until_ns is not None:
-            call_after(self._env, fault.until_ns - int(self._env.now), action)
+            self._clock.call_after(fault.until_ns - self._clock.now_ns, action)
 
     def _note(self, fault: Fault) -> int:
         self.struck.append(fault)

@@ -1,18 +1,17 @@
 """A controller that is gone for a while and comes back from its record.
 
 While it is away workers go on with what they were told, and what they report waits. A scheduler is then restored from
-the record and hears what has waited: the reports of each instant by
-themselves, a nanosecond apart, since some of them could not have come together. It must not know what they say.
+the record and hears what has waited: first that workers were alive and at work, as else it would take its own silence
+for theirs and end every lease; then the reports of each instant by themselves, a nanosecond apart, since some of them
+could not have come together. It must not know what else they say.
 """
 
 from collections.abc import Callable, Sequence
 
-import simpy
-
 from kvsim.core.cluster import ClusterSpec
-from kvsim.core.messages import Command, Event, Record
+from kvsim.core.messages import Command, Event, LeasesRenewed, Record, TransferId, WorkerId
 from kvsim.core.scheduler import Scheduler
-from kvsim.sim.timer import call_after
+from kvsim.sim.clock import Clock
 
 
 class Outage:
@@ -20,13 +19,13 @@ class Outage:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        clock: Clock,
         cluster: ClusterSpec,
         tell: Callable[[Sequence[Event]], None],
         replace: Callable[[Scheduler], None],
     ) -> None:
         self.away = False
-        self._env = env
+        self._clock = clock
         self._cluster = cluster
         self._tell = tell
         self._replace = replace
@@ -48,6 +47,10 @@ class Outage:
     def end(self) -> None:
         """It is back: where it was, and behind."""
         self._replace(Scheduler.restore(self._cluster, self._record))
+        alive = _signs_of_life(self._unheard)
+        if alive:
+            others = [[event for event in events if not isinstance(event, LeasesRenewed)] for events in self._unheard]
+            self._unheard = [alive, *[events for events in others if events]]
         self._hear_next()
 
     def _hear_next(self) -> None:
@@ -55,4 +58,14 @@ class Outage:
             self.away = False
             return
         self._tell(self._unheard.pop(0))
-        call_after(self._env, 1, self._hear_next)
+        self._clock.call_after(1, self._hear_next)
+
+
+def _signs_of_life(unheard: Sequence[Sequence[Event]]) -> list[Event]:
+    """All that workers have said of being at work, as one report each."""
+    transfers: dict[WorkerId, dict[TransferId, None]] = {}
+    for events in unheard:
+        for event in events:
+            if isinstance(event, LeasesRenewed):
+                transfers.setdefault(event.worker, {}).update(dict.fromkeys(event.transfers))
+    return [LeasesRenewed(worker, tuple(each)) for worker, each in sorted(transfers.items())]

@@ -6,13 +6,16 @@ a worker is reported lost that has a part in it. It must not know why a link or 
 A transfer that cannot end is given up after ``Detection.transfer_ns``. That is how long RDMA hardware sends again: with
 a timeout of 14 and 7 retries, 4.096 us x 2**14 x 7, about 0.5 s (ibv_modify_qp(3) of rdma-core); or how long a worker
 waits for a completion.
+
+A transfer is striped over all NICs of a worker, so it breaks when one of them is lost. As long as nobody can have
+noticed, for that same time, others begin and break; but one that is ordered to take another way (``path``) uses those
+that are left. From then on all do.
 """
 
 from collections.abc import Callable
 from functools import partial
 
 import msgspec
-import simpy
 
 from kvsim.core.messages import (
     AssignBlocks,
@@ -26,11 +29,11 @@ from kvsim.core.messages import (
     TransferReleased,
     WorkerId,
 )
+from kvsim.sim.clock import Clock
 from kvsim.sim.faults.chances import Chances
 from kvsim.sim.faults.links import Link, Links
 from kvsim.sim.faults.plan import Fault
 from kvsim.sim.faults.spec import ChanceKind, Side
-from kvsim.sim.timer import call_after
 from kvsim.sim.transfers import TransferEngine
 
 
@@ -51,7 +54,7 @@ class FallibleTransfers:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        clock: Clock,
         engine: TransferEngine,
         links: Links,
         chances: Chances,
@@ -59,7 +62,7 @@ class FallibleTransfers:
         report: Callable[[Event], None],
         log: Callable[[Fault], None],
     ) -> None:
-        self._env = env
+        self._clock = clock
         self._engine = engine
         self._links = links
         self._chances = chances
@@ -69,6 +72,7 @@ class FallibleTransfers:
         self._moving: dict[TransferId, _Moving] = {}
         self._gone: dict[WorkerId, None] = {}
         self._paused: dict[WorkerId, list[Callable[[], None]]] = {}
+        self._noticed_ns: dict[WorkerId, int] = {}  # from when on it is known which NICs are left
         self._generations: dict[tuple[WorkerId, RequestId], int] = {}  # of the blocks that a request has somewhere
 
     def start(self, command: StartTransfer) -> None:
@@ -83,7 +87,7 @@ class FallibleTransfers:
             self._cut(moving)
             order = moving.command
             there_and_back_ns = 2 * self._engine.latency_ns(order)
-            call_after(self._env, max(1, there_and_back_ns), partial(self._give_up, moving))
+            self._clock.call_after(max(1, there_and_back_ns), partial(self._give_up, moving))
 
     def assigned(self, command: AssignBlocks) -> None:
         """These blocks are a request's."""
@@ -140,12 +144,21 @@ class FallibleTransfers:
             if link in self._links.between(*_ends(moving.command)):
                 self._give_up_unless_up(moving)
 
+    def nic_lost(self, worker: WorkerId) -> None:
+        """One of several NICs of this worker is gone."""
+        self._noticed_ns[worker] = self._clock.now_ns + self._give_up_ns
+        self.break_all(worker)
+
+    def nic_back(self, worker: WorkerId) -> None:
+        """It works again, and so does all that is begun now."""
+        self._noticed_ns.pop(worker, None)
+
     def break_all(self, worker: WorkerId) -> None:
         """Every transfer that this worker has a part in breaks."""
         for moving in list(self._moving.values()):
             if worker in _ends(moving.command):
                 self._cut(moving)
-                call_after(self._env, self._give_up_ns, partial(self._give_up, moving))
+                self._clock.call_after(self._give_up_ns, partial(self._give_up, moving))
 
     # --- the course of a transfer -------------------------------------------------------------------------------------
 
@@ -153,9 +166,10 @@ class FallibleTransfers:
         command = moving.command
         if not self._is_open(moving) or moving.cut:
             return
-        if any(worker in self._gone for worker in _ends(command)):
+        striped = command.path == 0 and any(self._misses_a_nic(worker) for worker in _ends(command))
+        if striped or any(worker in self._gone for worker in _ends(command)):
             moving.cut = True
-            call_after(self._env, self._give_up_ns, partial(self._give_up, moving))
+            self._clock.call_after(self._give_up_ns, partial(self._give_up, moving))
             return
         breaks = self._chances.strikes(command.transfer, "transfer_failed", "target")
         if breaks is None:
@@ -170,6 +184,10 @@ class FallibleTransfers:
             self._engine.start(part, partial(self._broke, entry), _nobody_cares)
         if any(self._links.is_down(link) for link in self._links.between(*_ends(command))):
             self._give_up_unless_up(moving)
+
+    def _misses_a_nic(self, worker: WorkerId) -> bool:
+        """Whether it has lost a NIC and nobody has noticed yet."""
+        return self._clock.now_ns < self._noticed_ns.get(worker, 0)
 
     def _broke(self, entry: int, transfer: TransferId) -> None:
         moving = self._moving.get(transfer)
@@ -193,7 +211,7 @@ class FallibleTransfers:
         lost = self._chances.strikes(transfer, "completion_lost", side)
         if lost is not None:
             self._strike("completion_lost", lost[1], moving.command)
-            call_after(self._env, self._give_up_ns, partial(self._give_up, moving))
+            self._clock.call_after(self._give_up_ns, partial(self._give_up, moving))
             return
         tell = partial(self.when_awake, worker, partial(self._say, moving, side, self._word_of(moving, side)))
         late = self._chances.strikes(transfer, "completion_reordered", side)
@@ -201,12 +219,12 @@ class FallibleTransfers:
             tell()
         else:
             self._strike("completion_reordered", late[1], moving.command)
-            call_after(self._env, late[0].delay_ns, tell)
+            self._clock.call_after(late[0].delay_ns, tell)
         twice = self._chances.strikes(transfer, "completion_duplicated", side)
         if twice is not None:
             self._strike("completion_duplicated", twice[1], moving.command)
             again = partial(self.when_awake, worker, partial(self._report, self._word_of(moving, side)))
-            call_after(self._env, twice[0].delay_ns, again)
+            self._clock.call_after(twice[0].delay_ns, again)
 
     def _word_of(self, moving: _Moving, side: Side) -> Event:
         """What one side reports. The target has looked at the source blocks behind the last byte."""
@@ -253,7 +271,7 @@ class FallibleTransfers:
             ):
                 self._give_up(moving)
 
-        call_after(self._env, self._give_up_ns, look_again)
+        self._clock.call_after(self._give_up_ns, look_again)
 
     def _cut(self, moving: _Moving) -> None:
         if not moving.cut:
@@ -272,7 +290,7 @@ class FallibleTransfers:
             held.append(action)
 
     def _strike(self, kind: ChanceKind, entry: int, command: StartTransfer) -> None:
-        self._log(Fault(int(self._env.now), kind, entry, request=command.request, transfer=command.transfer))
+        self._log(Fault(self._clock.now_ns, kind, entry, request=command.request, transfer=command.transfer))
 
 
 def _initiator(command: StartTransfer) -> WorkerId:
