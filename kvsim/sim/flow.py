@@ -20,9 +20,20 @@ class Path:
     have one of ``meets`` in common: who shares message rates also shares transmit or receive, who shares READs in
     flight also shares posting. ``measured``: the workers at its ends whose NICs have measured times of messages, each
     with what its kind of NIC was asked for.
+    ``gap_bytes``: what an operation takes of each byte resource beyond its bytes, or empty where it takes nothing.
     """
 
-    __slots__ = ("byte_resources", "bytes_per_s", "flows", "measured", "meets", "operation_uses", "operations_per_s")
+    __slots__ = (
+        "_capacities",
+        "byte_resources",
+        "bytes_per_s",
+        "flows",
+        "gap_bytes",
+        "measured",
+        "meets",
+        "operation_uses",
+        "operations_per_s",
+    )
 
     def __init__(
         self,
@@ -31,9 +42,12 @@ class Path:
         posting: int,
         capacities: list[float],
         measured: tuple[tuple[WorkerHardware, Asked], ...],
+        gap_bytes: tuple[float, ...] = (),
     ) -> None:
         self.byte_resources = byte_resources
         self.measured = measured
+        self.gap_bytes = gap_bytes
+        self._capacities = capacities
         self.meets = (*byte_resources, posting)
         self.flows: dict[int, Flow] = {}
         self.limit(operation_uses, capacities)
@@ -44,13 +58,15 @@ class Path:
         self.bytes_per_s = min(capacities[resource] for resource in self.byte_resources)
         self.operations_per_s = min(capacities[resource] / use for resource, use in operation_uses)
 
-    def alone_bytes_per_s(self, size_bytes: int) -> float:
+    def alone_bytes_per_s(self, size_bytes: int, bytes_per_operation: float) -> float:
         """At which rate the bytes of a transfer of this size move while nothing else does.
 
         Latency is not part of it (``Network.latency_ns``), so what was measured is taken without it. With several NICs
         each carries its share.
         """
         bytes_per_s = self.bytes_per_s
+        for resource, gap_bytes in zip(self.byte_resources, self.gap_bytes, strict=False):
+            bytes_per_s = min(bytes_per_s, self._capacities[resource] / (1.0 + gap_bytes / bytes_per_operation))
         for worker, asked in self.measured:
             times = worker.nic.message_times
             assert times is not None, worker.nic.name
@@ -93,7 +109,10 @@ class Flow:
     def limit(self) -> None:
         """What bounds it from now on when it is alone."""
         path = self.path
-        self.bytes_per_s_max = path.alone_bytes_per_s(self.size_bytes) if path.measured else path.bytes_per_s
+        if path.measured or path.gap_bytes:
+            self.bytes_per_s_max = path.alone_bytes_per_s(self.size_bytes, self.bytes_per_operation)
+        else:
+            self.bytes_per_s_max = path.bytes_per_s
 
     def set_rate(self, now_ns: int, rate_bytes_per_s: float) -> None:
         """From now on at this rate, rounded to whole bytes per second (at least 1).

@@ -17,7 +17,7 @@ from kvsim.core.messages import TransferKind
 from kvsim.sim.clock import Clock
 from kvsim.sim.fairshare import Bundle, fair_byte_rates
 from kvsim.sim.flow import NEVER_NS, Flow, Path
-from kvsim.sim.hardware import Hardware, UplinkSpec
+from kvsim.sim.hardware import Hardware, UplinkSpec, WorkerHardware
 from kvsim.sim.measured import Asked
 
 _NANO = 10**9
@@ -166,7 +166,7 @@ class Network:
                 alike.setdefault((path, flow.bytes_per_operation, flow.bytes_per_s_max), []).append(flow)
         self._touched = []
         bundles = [
-            Bundle(len(flows), bytes_per_s, path.byte_resources, size_bytes, path.operation_uses)
+            Bundle(len(flows), bytes_per_s, path.byte_resources, size_bytes, path.operation_uses, path.gap_bytes)
             for (path, size_bytes, bytes_per_s), flows in alike.items()
         ]
         now_ns = self._clock.now_ns
@@ -247,11 +247,18 @@ class Network:
         ends = (self._workers[source], self._workers[target])
         measured = tuple((end, self._asked[end.nic]) for end in dict.fromkeys(ends) if end.nic in self._asked)
         operation_uses = self._operation_uses(source, target, kind)
-        path = Path(byte_resources, operation_uses, posting, self._capacities, measured)
+        gap_bytes = self._gap_bytes(ends, len(uplinks))
+        path = Path(byte_resources, operation_uses, posting, self._capacities, measured, gap_bytes)
         self._paths[source, target, kind] = path
         for resource in path.meets:
             self._paths_at[resource].append(path)
         return path
+
+    @staticmethod
+    def _gap_bytes(ends: tuple[WorkerHardware, WorkerHardware], uplinks: int) -> tuple[float, ...]:
+        """What an operation takes of transmit, receive and uplinks beyond its bytes: what would move in the gap."""
+        gaps = tuple(end.nic.gap_ns * end.nic.rate_bytes_per_s / _NANO for end in ends)
+        return (*gaps, *(0.0,) * uplinks) if any(gaps) else ()
 
     def _operation_uses(self, source: int, target: int, kind: TransferKind) -> tuple[tuple[int, float], ...]:
         """What one operation takes of which resource.
