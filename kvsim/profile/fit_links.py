@@ -28,7 +28,9 @@ def fit_links(kind: str, path: Path) -> str:
 def _nccl(imported: Imported) -> dict[str, Any]:
     fields = imported.fields
     return {
-        "nics": {name: _short(nic.model_dump(mode="json", exclude_unset=True)) for name, nic in fields["transports"].items()},
+        "nics": {
+            name: _short(nic.model_dump(mode="json", exclude_unset=True)) for name, nic in fields["transports"].items()
+        },
         "all_reduce": [_short(one.model_dump(mode="json")) for one in fields["all_reduce"]],
         "residuals": {name: one.model_dump(mode="json") for name, one in fields["residuals"].items()},
         "notes": list(fields["notes"]),
