@@ -51,23 +51,31 @@ def bench_transfer(
     ] = "shm,tcp,message,verbs,nixl,mooncake",
     block_kib: Annotated[str, typer.Option(help="Block sizes in KiB, with commas.")] = "4,16,64,256,1024",
     total_mib: Annotated[str, typer.Option(help="Bytes of one transfer in MiB, with commas.")] = "64,512",
+    pool_mib: Annotated[
+        int,
+        typer.Option(help="Memory of each process that blocks are drawn from, in MiB; verbs needs it twice.", min=1),
+    ] = 1024,
     repetitions: Annotated[int, typer.Option(help="Timings of each cell; the median is shown.", min=1)] = 7,
     out: Annotated[
         Path | None, typer.Option(help="Write a link profile of each transport here, for scenarios to use.")
     ] = None,
 ) -> None:
-    """Move scattered KV blocks between two processes: GB/s, latency, and the ratio to memcpy and to a plain socket."""
+    """Move scattered KV blocks between two processes: GB/s, latency, and the ratio to memcpy and to a plain socket, for
+    verbs also to a plain chain of work requests and to perftest; then what the simulator makes of the links fitted to
+    them."""
     try:
         from backends.transport.bench import TransferBenchOptions, measure_transfers  # noqa: PLC0415
-        from backends.transport.bench_report import notes, transfer_table, write_profiles  # noqa: PLC0415
+        from backends.transport.bench_report import notes, profiles, transfer_table, write_profiles  # noqa: PLC0415
     except ImportError as error:
         raise KvsimError(f"{error}: real transports need 'pip install \"kvsim[engine]\"'") from error
+    from kvsim.link_prediction import predict, prediction_table  # noqa: PLC0415
     from kvsim.report.terminal import print_table  # noqa: PLC0415
 
     options = TransferBenchOptions(
         transports=tuple(name.strip() for name in transports.split(",")),
         block_bytes=tuple(2**10 * size for size in _sizes("--block-kib", block_kib)),
         total_bytes=tuple(2**20 * size for size in _sizes("--total-mib", total_mib)),
+        pool_bytes=2**20 * pool_mib,
         repetitions=repetitions,
     )
     on_terminal = sys.stderr.isatty()
@@ -75,6 +83,10 @@ def bench_transfer(
     print_table(transfer_table(result))
     for note in notes(result):
         typer.echo(note)
+    for profile in profiles(result, date.today().isoformat()):
+        points = [(point.block_bytes, point.bytes_per_s, point.latency_ns) for point in profile.points]
+        typer.echo(f"{profile.transport}: READs, measured and simulated with the NIC that was fitted to them")
+        print_table(prediction_table(predict(profile.nic, profile.total_bytes, points)))
     if out is not None:
         for path in write_profiles(out, result, date.today().isoformat()):
             typer.echo(f"wrote {path}")

@@ -13,7 +13,10 @@ from kvsim.errors import KvsimError
 
 def doctor(
     device: Annotated[
-        str, typer.Option(help="RDMA device that workers are to use.", show_default="the first usable one")
+        str,
+        typer.Option(
+            help="RDMA device that workers are to use.", show_default="the one nearest to each GPU, else the first"
+        ),
     ] = "",
     pool: Annotated[str, typer.Option(help="KV cache in host memory that each worker registers.")] = "1 GiB",
     workers: Annotated[int, typer.Option(help="Workers on this machine.", min=1)] = 1,

@@ -75,8 +75,8 @@ def calibrate(
 
     refuse_unreal(scenario)
     real, source = real_of(scenario), model_source(scenario)
-    chosen = CalibrationPlan() if plan is None else plan
-    wanted = set(transports or _transports_used(scenario))
+    chosen = (CalibrationPlan() if plan is None else plan).within(source.config().context_tokens_max)
+    wanted = set(transports or _transports_used(scenario, real))
     unknown = sorted(wanted.difference(_transports()))
     if unknown:
         raise RealError(f"found transport {', '.join(unknown)}, expected {', '.join(_transports())}")
@@ -302,10 +302,12 @@ def _nic(pool: Node) -> object:
     return None if name is None else name.value
 
 
-def _transports_used(scenario: Scenario) -> list[str]:
-    """Those that move KV: colocated workers have one and move nothing."""
-    apart = [variant for variant in scenario.variants if variant.cluster.policy.transfer_mode != "colocated"]
-    return [transport_of(variant) for variant in apart]
+def _transports_used(scenario: Scenario, real: Real) -> list[str]:
+    """Those that move KV. Colocated workers have one and move nothing; it is measured for the figures of their NICs,
+    unless it does not reach the memory that they compute in."""
+    on_cpu = real.device == "cpu"
+    used = [variant for variant in scenario.variants if on_cpu or variant.cluster.policy.transfer_mode != "colocated"]
+    return [transport_of(variant) for variant in used]
 
 
 def _transports() -> tuple[str, ...]:

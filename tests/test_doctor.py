@@ -91,14 +91,14 @@ def test_a_machine_without_anything_is_told_what_is_missing_and_that_tcp_is_ther
         "ok", "tcp", "interfaces up: eth0 (10000 Mbit/s); up to 6 MiB in flight per connection"
     )
     assert the(report, "gpu").verdict == "ok"
-    assert report.port is None
+    assert report.ports == ()
 
 
 def test_this_machine_is_examined_whatever_it_has() -> None:
     report = examine(this_machine(), NEEDS)
     assert report.usable == (not report.missing)
     assert {finding.topic for finding in report.findings} >= {"versions", "pyverbs", "memlock", "memory", "gpu", "shm"}
-    assert bool(of(report, "open")) == ("pyverbs" not in report.missing and report.port is not None)
+    assert bool(of(report, "open")) == ("pyverbs" not in report.missing and bool(report.ports))
 
 
 # --- one thing wrong -------------------------------------------------------------------------------------------------
@@ -213,8 +213,7 @@ def test_the_second_port_of_a_device_is_found_where_the_first_is_down(host: Fake
     host.kernel.gid("mlx4_0", 0, full("::ffff:10.0.0.2"), "RoCE v2", "eth0", number=2)
     host.kernel.uverbs("mlx4_0", 0, host.root / "dev")
     report = examine(host.machine(open_device=answering({"mlx4_0": OPENED})), NEEDS)
-    assert report.port is not None
-    assert report.port.number == 2
+    assert [port.number for port in report.ports] == [2]
     assert report.verdict() == "transport verbs can be used here: mlx4_0 port 2, GID 0 10.0.0.2 (RoCE v2, eth0)"
 
 
@@ -365,6 +364,32 @@ def test_each_gpu_is_told_its_nearest_card_and_an_iommu_between_them(host: FakeM
     assert second.remedy.startswith("boot with iommu=pt")
 
 
+def test_each_gpu_s_own_card_must_be_good_where_there_are_gpus(host: FakeMachine) -> None:
+    host.with_connectx()
+    host.kernel.port("mlx5_1", "state", "4: ACTIVE")
+    host.kernel.gid("mlx5_1", 3, full("::ffff:10.1.3.3"), "RoCE v2", "ens1f1")
+    far = "pci0000:80/0000:80:00.0"
+    host.kernel.device("mlx5_2", pci=f"{far}/0000:81:00.0", node=1)
+    host.kernel.gid("mlx5_2", 3, full("::ffff:10.1.4.3"), "RoCE v2", "ens2f0")
+    host.kernel.interface("ens2f0", 9000)
+    host.kernel.uverbs("mlx5_2", 2, host.root / "dev")
+    near_gpu, far_gpu = host.with_gpu(), host.with_gpu(f"{far}/0000:82:00.0", node=1)
+    machine = host.machine(
+        open_device=answering({"mlx5_0": OPENED, "mlx5_2": OPENED}),
+        cuda=cuda(near_gpu, far_gpu, dmabuf=True),
+        cuda_problem="",
+    )
+    report = examine(machine, NEEDS)
+    assert [port.device for port in report.ports] == ["mlx5_0", "mlx5_2"]  # mlx5_1 is as near as mlx5_0, which is first
+    assert report.verdict().endswith("(RoCE v2, ens1f0); mlx5_2 port 1, GID 3 10.1.4.3 (RoCE v2, ens2f0)")
+    assert len(of(report, "open")) == 2
+    (host.root / "dev" / "infiniband" / "uverbs2").unlink()
+    (host.root / "dev" / "infiniband" / "uverbs1").unlink()
+    worse = examine(machine, NEEDS)
+    assert [finding.verdict for finding in of(worse, "access")] == ["ok", "warning", "missing"]
+    assert examine(machine, Needs(GIB, device="mlx5_0")).usable
+
+
 @pytest.mark.parametrize(
     ("gpu", "node", "words", "near"),
     [
@@ -416,7 +441,7 @@ def test_the_command_prints_json_for_programs(host: FakeMachine, monkeypatch: py
     assert status == 0
     assert document["usable"] is True
     gid = {"index": 3, "address": "10.1.2.3", "interface": "ens1f0"}
-    assert document["chosen"] == {"device": "mlx5_0", "port": 1, "gid": gid}
+    assert document["ports"] == [{"device": "mlx5_0", "port": 1, "gid": gid}]
     assert document["findings"][0]["topic"] == "versions"
     assert document["missing"] == []
 

@@ -374,3 +374,51 @@ def test_two_transfers_at_once_share_the_rate_and_keep_their_own_limits() -> Non
     ends = bench.run()
     assert ends["small"] == pytest.approx(19_000, rel=0.02)  # rates are whole bytes per second
     assert ends["large"] == pytest.approx(59_000, rel=0.001)
+
+
+@pytest.mark.parametrize("kind", ["push", "pull", "message"])
+def test_a_gap_comes_on_top_of_the_bytes_of_each_operation(kind: TransferKind) -> None:
+    """10 operations of 1,000 bytes at a byte a nanosecond, each with 250 ns in which nothing else moves."""
+    bench = Bench(hardware(None, None, nic=replace(NIC, gap_ns=250)))
+    bench.start("flow", 0, 1, 10_000, operations=10, kind=kind)
+    assert bench.run() == {"flow": 12_500}
+
+
+def test_the_longer_gap_of_the_two_ends_counts_and_posting_may_still_be_slower() -> None:
+    world = hardware(None, None, nic=replace(NIC, gap_ns=100))
+    for end in (0, 1):
+        workers = list(world.workers)
+        workers[end] = replace(workers[end], nic=replace(NIC, gap_ns=250))
+        bench = Bench(replace(world, workers=tuple(workers)))
+        bench.start("flow", 0, 1, 10_000, operations=10)
+        assert bench.run() == {"flow": 12_500}
+    posting = replace(NIC, gap_ns=250, operation_ns=2000)
+    bench = Bench(hardware(None, None, nic=posting))
+    bench.start("flow", 0, 1, 10_000, operations=10)
+    assert bench.run() == {"flow": 20_000}
+
+
+def test_gaps_of_several_nics_pass_side_by_side() -> None:
+    bench = Bench(hardware(None, None, nic=replace(NIC, gap_ns=250), nics=2))
+    bench.start("flow", 0, 1, 20_000, operations=20)
+    assert bench.run() == {"flow": 12_500}
+
+
+def test_gaps_are_shared_like_the_bytes() -> None:
+    """Into one worker: each flow is as long as alone twice over, and a gap takes what bytes do not get."""
+    bench = Bench(hardware(None, None, None, nic=replace(NIC, gap_ns=1000)))
+    bench.start("one", 0, 2, 10_000, operations=10)
+    bench.start("other", 1, 2, 10_000, operations=10)
+    assert bench.run() == {"one": 40_000, "other": 40_000}
+    mixed = Bench(hardware(None, None, None, nic=replace(NIC, gap_ns=1000)))
+    mixed.start("small", 0, 2, 10_000, operations=10)  # 20 us of the link
+    mixed.start("large", 1, 2, 10_000, operations=1)  # 11 us of the link
+    ends = mixed.run()
+    assert max(ends.values()) == pytest.approx(31_000, abs=2)
+
+
+def test_a_slowed_nic_stretches_gaps_as_it_stretches_bytes() -> None:
+    bench = Bench(hardware(None, None, nic=replace(NIC, gap_ns=250)))
+    bench.at(0, lambda: bench.network.set_nics(0, rate_share=0.5, nics_share=1.0, extra_ns=0))
+    bench.start("flow", 0, 1, 10_000, at_ns=1, operations=10)
+    assert bench.run() == {"flow": 25_001}

@@ -5,10 +5,12 @@ Those that hang while they serve are in ``test_real_fleet`` (silence) and ``test
 
 from dataclasses import replace
 
+import msgspec
 import pytest
-from control_world import stand_in, wait_for_exits
+from control_world import stand_in, until, wait_for_exits
 from test_real_fleet import CLUSTER, D1, D2, LATE_NS, P0, START_NS, Bench
 
+from backends.control.errors import ControlError
 from backends.control.messages import Heartbeat, Stop
 from backends.driver.errors import ServiceError
 from backends.driver.service import Service, ServiceLimits
@@ -75,6 +77,42 @@ def test_a_service_says_which_worker_is_not_there_in_time() -> None:
         pytest.raises(ServiceError, match=r"not connected 0\.\d s after its start: .*worker \w+ was ended by SIGKILL"),
     ):
         service.start()
+
+
+class Full(LocalLauncher):
+    """Has room for one process less than it is asked for."""
+
+    started = 0
+
+    def start(self, launch: WorkerLaunch) -> WorkerHandle:
+        self.started += 1
+        if self.started == 1:
+            raise ControlError(f"worker {launch.ticket.name}: cannot start a process: no room")
+        return super().start(stand_in(replace(launch.ticket, settings=b"quiet")))
+
+
+def test_a_worker_for_which_there_is_no_room_ends_no_service_and_can_be_asked_for_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    away = tuple([msgspec.structs.replace(spec, present=False) for spec in CLUSTER.workers])
+    settings = WorkerSettings(msgspec.structs.replace(CLUSTER, workers=away), ModelSource("tiny"), "shm")
+    with Full() as launcher, Service(settings, launcher, limits=ServiceLimits(stop_timeout_s=0.1)) as service:
+        service.start()
+        service.start_thread()
+        service.launch(D1)
+        until(lambda: "worker decode1: cannot start a process: no room" in caplog.text)
+
+        def has_not_ended() -> bool:
+            try:
+                service.launch(D1)
+            except ServiceError as error:
+                return str(error) == "worker decode1 cannot be started: its last process has not ended"
+            return False
+
+        until(has_not_ended)
+        assert launcher.started == 2, "asked for more than once, started once"
+        service.launch(D2)
+        until(lambda: launcher.started == 3)
 
 
 def test_a_worker_that_hangs_when_it_is_told_to_stop_is_killed() -> None:

@@ -36,13 +36,30 @@ def test_a_link_whose_rate_does_not_depend_on_the_block_has_free_operations() ->
     assert (fit.operation_ns, fit.latency_ns) == (0, 1000)
 
 
-def test_a_rounded_knee_is_split_where_the_error_is_smallest() -> None:
-    # as of a copy with a cost per block: 1/rate + operation/block, here 6 GB/s and 500 ns
-    points = [LinkPoint(block, 1 / (1 / 6e9 + 500e-9 / block), 2000.0) for block in BLOCKS]
+def test_a_rounded_knee_is_a_gap() -> None:
+    # as of a copy with a cost per block: 1/rate + gap/block, here 6 GB/s and 500 ns
+    points = [LinkPoint(block, 1 / (1 / 6e9 + 500e-9 / block), 5000.0) for block in BLOCKS]
     fit = fit_link(points)
-    assert 5e9 < fit.rate_bytes_per_s < 6e9
-    assert 0 < fit.operation_ns < 1500
-    assert fit.error < 0.3
+    assert fit.rate_bytes_per_s == pytest.approx(6e9)
+    assert (fit.operation_ns, fit.gap_ns) == (0, 500)
+    assert fit.latency_ns == 1909  # half of what 5 us have left beyond 4096 bytes at 6 GB/s and the gap
+    assert fit.error < 1e-9
+
+
+def test_posting_and_a_gap_are_told_apart() -> None:
+    # 4 KiB wait for the poster, 3 us each; from 16 KiB on a gap of 800 ns comes on top of the bytes at 6 GB/s
+    times_ns = [max(3000.0, block / 6e9 * 1e9 + 800) for block in BLOCKS]
+    fit = fit_link(
+        [LinkPoint(block, block / one_ns * 1e9, 1e5) for block, one_ns in zip(BLOCKS, times_ns, strict=True)]
+    )
+    assert fit.rate_bytes_per_s == pytest.approx(6e9)
+    assert (fit.operation_ns, fit.gap_ns) == (3000, 800)
+
+
+def test_a_gap_that_explains_less_than_noise_is_none() -> None:
+    # 0.2 % off at the smallest block
+    fit = fit_link([LinkPoint(block, 6e9 * (0.998 if block == 4096 else 1), 1e5) for block in BLOCKS])
+    assert fit.gap_ns == 0
 
 
 def test_a_latency_below_the_time_of_the_bytes_counts_as_none() -> None:
@@ -73,15 +90,17 @@ def test_the_fields_are_a_nic_that_scenarios_accept(rate: float, operation_ns: i
     fit = fit_link(points_of(rate, operation_ns, latency_ns))
     nic = NicFields.model_validate(nic_fields("measured", fit)).value()
     assert nic.rate_bytes_per_s == pytest.approx(fit.rate_bytes_per_s, rel=1e-3)
-    assert (nic.latency_ns, nic.operation_ns) == (fit.latency_ns, fit.operation_ns)
+    assert (nic.latency_ns, nic.operation_ns, nic.gap_ns) == (fit.latency_ns, fit.operation_ns, fit.gap_ns)
     # neither bound that was not measured slows a READ down: operations per second against Little's law
-    operations_per_s = 1e9 / max(1, fit.operation_ns)
-    assert nic.messages_per_s >= operations_per_s * (1 - 1e-5)
-    assert nic.reads_outstanding_max >= min(10**9, operations_per_s * 2e-9 * fit.latency_ns)
+    assert nic.messages_per_s >= 1e9 / max(1, fit.operation_ns) * (1 - 1e-5)
+    reads_per_s = 1e9 / max(1, fit.operation_ns, fit.gap_ns)
+    assert nic.reads_outstanding_max >= min(10**9, reads_per_s * 2e-9 * fit.latency_ns)
 
 
 def test_a_profile_file_holds_numbers_points_and_a_nic() -> None:
-    text = profile_yaml(link_profile("tcp", "read", points_of(6e9, 2000, 15_000), origin="a test", date="2026-11-22"))
+    text = profile_yaml(
+        link_profile("tcp", "read", points_of(6e9, 2000, 15_000), total_bytes=2**26, origin="a test", date="2026-11-22")
+    )
     read = yaml.safe_load(text)
     assert (read["origin"], read["date"], read["transport"]) == ("a test", "2026-11-22", "tcp")
     assert read["rate_bytes_per_s"] == pytest.approx(6e9)

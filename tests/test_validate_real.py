@@ -211,7 +211,7 @@ def test_tensor_parallel_workers_are_refused_where_they_are_written(
     assert list(tmp_path.iterdir()) == [file], "nothing is written before it is clear that it can be served"
 
 
-def test_variants_that_move_nothing_need_no_transport_measured(
+def test_variants_that_move_nothing_need_no_transport_that_reaches_a_gpu(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[str]] = []
@@ -221,9 +221,15 @@ def test_variants_that_move_nothing_need_no_transport_measured(
         raise RealError("enough")
 
     monkeypatch.setattr("backends.calibrate.measure.Machine.measure", measure)
-    for mode, wanted in (("colocated", []), ("pull", ["shm"])):
+    monkeypatch.setattr(real_module, "machine_text", lambda _: "a machine with a GPU")
+    for mode, device, wanted in (
+        ("colocated", "cuda:0", []),
+        ("pull", "cuda:0", ["shm"]),
+        ("colocated", "cpu", ["shm"]),
+    ):
+        scenario = load_scenario(file, [f"transfer.mode={mode}", f"real.device={device}"])
         with pytest.raises(RealError, match="enough"):
-            calibrate(load_scenario(file, [f"transfer.mode={mode}"]), tmp_path, plan=TINY)
+            calibrate(scenario, tmp_path, plan=TINY)
         assert asked[-1] == wanted
 
 

@@ -93,7 +93,7 @@ class Fleet:
     def launch(self, worker: WorkerId, now_ns: int) -> None:
         """Start the process of a worker that is away. Raises ControlError if that cannot be done."""
         member, spec = self._members[worker], self._specs[worker]
-        assert member.state == "away", f"worker {spec.name} is {member.state}"
+        assert self.is_away(worker), f"worker {spec.name} is {member.state}"
         self._channel.expect(worker)
         ticket = LaunchTicket(
             worker,
@@ -133,6 +133,10 @@ class Fleet:
     def all_away(self) -> bool:
         """Whether no process is left."""
         return all(member.state == "away" for member in self._members)
+
+    def is_away(self, worker: WorkerId) -> bool:
+        """Whether no process of this worker is left."""
+        return self._members[worker].state == "away"
 
     def process(self, worker: WorkerId) -> int:
         """The operating system's id of a worker's process on its host; 0 if it is not there."""

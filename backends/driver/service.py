@@ -6,6 +6,7 @@ every stream that was open and every later call; every wait has a limit.
 """
 
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,12 +16,13 @@ from typing import Self
 
 from backends.control.compatibility import Compatibility
 from backends.control.driver_channel import DriverChannel
+from backends.control.errors import ControlError
 from backends.control.heartbeat import HEARTBEAT_INTERVAL_NS, LATE_AFTER_NS, HeartbeatWatch
 from backends.control.ticket import new_secret
 from backends.driver.arrivals import Arrivals
 from backends.driver.connections import Readdress
 from backends.driver.driver import Driver, Observer, Watcher
-from backends.driver.errors import ServiceError
+from backends.driver.errors import ServiceError, SubmissionError
 from backends.driver.fleet import Fleet, Resources
 from backends.driver.loop import Decisions, Loop
 from backends.driver.requests import Submission
@@ -31,6 +33,8 @@ from kvsim.core.cluster import Role
 from kvsim.core.messages import RequestId, WorkerId
 
 DRAIN_POLL_S = 0.01
+
+_log = logging.getLogger("kvsim.driver")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,12 @@ class Service:
         """Submit each request at its instant, in ns from now, and serve until all are over. Raises SubmissionError
         before anything is served if one cannot be, ServiceError if the workers fail or the time is over."""
         now_ns = self._loop.now_ns
-        planned = [(now_ns + at_ns, self._checked(submission)) for at_ns, submission in arrivals]
+        planned = []
+        for request, (at_ns, submission) in enumerate(arrivals):
+            try:
+                planned.append((now_ns + at_ns, self._checked(submission)))
+            except SubmissionError as error:
+                raise SubmissionError(f"request {request}: {error}") from None
         self._loop.arrivals = Arrivals(planned)
         if not self._until(lambda: self._loop.idle, timeout_s):
             live = self.driver.scheduler.requests_live
@@ -168,8 +177,12 @@ class Service:
 
     def launch(self, worker: WorkerId) -> None:
         """Start a worker that is not there, or no longer; the scheduler gives it work when it is connected. One that is
-        not within the start timeout is ended, and can be started anew."""
-        self._loop.asked.put(lambda: self._loop.launch(worker))
+        not within the start timeout is ended, and can be started anew; as can one whose process cannot be made, which
+        is logged. Raises ServiceError if its last process has not ended."""
+        if not self._fleet.is_away(worker):
+            name = self._cluster.workers[worker].name
+            raise ServiceError(f"worker {name} cannot be started: its last process has not ended")
+        self._loop.asked.put(lambda: self._launch_again(worker))
 
     def dismiss(self, worker: WorkerId) -> None:
         """Let a worker end when it has finished what it has."""
@@ -179,6 +192,13 @@ class Service:
 
     def _new_id(self) -> RequestId:
         return RequestId(next(self._ids))
+
+    def _launch_again(self, worker: WorkerId) -> None:
+        if self._fleet.is_away(worker):  # two threads may have asked
+            try:
+                self._loop.launch(worker)
+            except ControlError as error:
+                _log.warning("%s", error)  # the others serve on without it
 
     def _checked(self, submission: Submission) -> Submission:
         return submission.checked(self._config.vocabulary, self._config.context_tokens_max)

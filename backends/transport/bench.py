@@ -3,7 +3,8 @@
 Each transport has an owner process of its own. A transfer is blocks drawn at random from both pools: nothing to
 coalesce. Timed is everything from two arrays of block ids to "the bytes are in place". After each timing the same
 blocks are copied by one thread inside this process, and as many bytes are sent over one plain socket, so that ratios
-hold on a machine that others use too. The first transfer of a cell is checked block by block, untimed.
+hold on a machine that others use too; for verbs there is ``bench_beside``, too. The first transfer of a cell is checked
+block by block, untimed.
 
 It must not know scenarios; ``link_profile`` turns rows into what they use.
 """
@@ -11,9 +12,10 @@ It must not know scenarios; ``link_profile`` turns rows into what they use.
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
+from backends.transport.bench_beside import Beside, PerftestFigures, open_beside
 from backends.transport.bench_load import OtherLoad
 from backends.transport.bench_pair import Pair, open_pair
 from backends.transport.bench_peers import PEERS, missing
@@ -47,7 +49,8 @@ class TransferRow:
     """One cell: medians over the repetitions. ``*_ratio`` are medians of the ratios of neighbouring timings.
 
     ``latency_ns`` is what one block alone takes. ``wrong_blocks`` did not arrive intact in the checked transfer.
-    ``other_cores`` were busy with processes other than our two meanwhile: above 0.5, believe ratios only.
+    ``other_cores`` were busy with processes other than our two meanwhile: above 0.5, believe ratios only. ``chain_*``:
+    a plain chain of work requests, and ``perftest_*``, for verbs only, where perftest prints a figure.
     """
 
     transport: str
@@ -62,6 +65,11 @@ class TransferRow:
     latency_ns: float
     wrong_blocks: int
     other_cores: float
+    chain_bytes_per_s: float | None = None
+    chain_ratio: float | None = None
+    chain_latency_ns: float | None = None
+    perftest_bytes_per_s: float | None = None
+    perftest_latency_ns: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +106,12 @@ def measure_transfers(options: TransferBenchOptions, progress: Callable[[str], N
             skipped[transport] = reason
             continue
         try:
-            with open_pair(transport, options.pool_bytes) as pair:
+            with open_pair(transport, options.pool_bytes) as pair, open_beside(transport, options.pool_bytes) as beside:
                 progress(f"{transport}: idle")
                 idle.append(_idle_row(pair))
-                rows += _rows(pair, options, memcpy, progress)
+                rows += _rows(pair, beside, options, memcpy, progress)
+                if beside is not None and beside.no_perftest:
+                    skipped["perftest"] = beside.no_perftest
         except TransportError as error:
             if transport in TRANSPORTS:
                 raise
@@ -116,7 +126,11 @@ def _posting_ns() -> float:
 
 
 def _rows(
-    pair: Pair, options: TransferBenchOptions, memcpy: Memcpy, progress: Callable[[str], None]
+    pair: Pair,
+    beside: Beside | None,
+    options: TransferBenchOptions,
+    memcpy: Memcpy,
+    progress: Callable[[str], None],
 ) -> Iterator[TransferRow]:
     operations: tuple[Operation, ...] = ("read", "write")
     stream = Stream(pair, memcpy)
@@ -126,25 +140,67 @@ def _rows(
                 progress(f"{pair.transport}: {operation} {total_bytes >> 20} MiB in blocks of {block_bytes >> 10} KiB")
                 blocks = _draw(pair, options.pool_bytes, total_bytes, block_bytes, options.seed + number)
                 wrong = _checked_move(pair, operation, blocks, number)
+                chained = _chained(beside, operation, blocks, number, options)
                 load = OtherLoad((os.getpid(), pair.owner.pid))
                 rounds = [
-                    (_move_seconds(pair, operation, blocks), memcpy.seconds(blocks), stream.seconds(total_bytes))
+                    (
+                        _move_seconds(pair, operation, blocks),
+                        chained(),
+                        memcpy.seconds(blocks),
+                        stream.seconds(total_bytes),
+                    )
                     for _ in range(options.repetitions + 1)
                 ][1:]  # the first one finds caches and page tables cold
-                yield _row(pair, operation, blocks, rounds, wrong, load.cores(), options.latency_rounds)
+                row = _row(pair, operation, blocks, rounds, wrong, load.cores(), options.latency_rounds)
+                yield row if beside is None else _row_beside(row, beside, operation, blocks, rounds, options)
     stream.close()
+
+
+def _chained(
+    beside: Beside | None, operation: Operation, blocks: Blocks, number: int, options: TransferBenchOptions
+) -> Callable[[], float]:
+    """What times the same blocks in a plain chain; it has moved them once, and seen that they arrived."""
+    if beside is None:
+        return lambda: float("nan")
+    chain = beside.chain
+    _draw(chain, options.pool_bytes, blocks.size_bytes, blocks.block_bytes, options.seed + number)
+    wrong = _checked_move(chain, operation, blocks, number)
+    if wrong:
+        raise TransportError(
+            f"the plain chain of work requests got {wrong} blocks wrong: it is nothing to compare with"
+        )
+    return lambda: _move_seconds(chain, operation, blocks)
+
+
+def _row_beside(
+    row: TransferRow,
+    beside: Beside,
+    operation: Operation,
+    blocks: Blocks,
+    rounds: list[tuple[float, float, float, float]],
+    options: TransferBenchOptions,
+) -> TransferRow:
+    figures: PerftestFigures = beside.perftest(operation, blocks.block_bytes, blocks.size_bytes)
+    return replace(
+        row,
+        chain_bytes_per_s=blocks.size_bytes / median(chained for _, chained, _, _ in rounds),
+        chain_ratio=median(chained / moved for moved, chained, _, _ in rounds),
+        chain_latency_ns=_latency_s(beside.chain, operation, blocks, options.latency_rounds) * 1e9,
+        perftest_bytes_per_s=figures.bytes_per_s,
+        perftest_latency_ns=figures.read_latency_ns,
+    )
 
 
 def _row(
     pair: Pair,
     operation: Operation,
     blocks: Blocks,
-    rounds: list[tuple[float, float, float]],
+    rounds: list[tuple[float, float, float, float]],
     wrong: int,
     other_cores: float,
     latency_rounds: int,
 ) -> TransferRow:
-    moved_s, copied_s, streamed_s = (median(times) for times in zip(*rounds, strict=True))
+    moved_s, _, copied_s, streamed_s = (median(times) for times in zip(*rounds, strict=True))
     return TransferRow(
         pair.transport,
         operation,
@@ -152,9 +208,9 @@ def _row(
         blocks.block_bytes,
         blocks.size_bytes / moved_s,
         blocks.size_bytes / copied_s,
-        median(copied / moved for moved, copied, _ in rounds),
+        median(copied / moved for moved, _, copied, _ in rounds),
         blocks.size_bytes / streamed_s,
-        median(streamed / moved for moved, _, streamed in rounds),
+        median(streamed / moved for moved, _, _, streamed in rounds),
         _latency_s(pair, operation, blocks, latency_rounds) * 1e9,
         wrong,
         other_cores,

@@ -42,6 +42,10 @@ def open_side(kind: str, name: str, pool_bytes: int) -> Side:
     """One side of a measurement of this column."""
     if kind in TRANSPORTS:
         return TransportSide(kind, name, pool_bytes)
+    if kind == "chain":
+        from backends.transport.bench_chain import ChainSide  # noqa: PLC0415
+
+        return ChainSide(name, pool_bytes)
     reason = missing(kind) if kind in PEERS else f"expected one of {', '.join((*TRANSPORTS, *PEERS))}"
     if reason:
         raise TransportError(f"cannot measure {kind!r}: {reason}")

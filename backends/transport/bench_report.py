@@ -19,14 +19,18 @@ OTHER_CORES_MAX = 0.5
 
 
 def transfer_table(result: TransferBench) -> "Table":
-    """One cell a row. ``x memcpy`` and ``x stream`` are shares of what one thread copies and one plain socket sends."""
+    """One cell a row. ``x memcpy`` and ``x stream`` are shares of what one thread copies and one plain socket sends.
+    For verbs ``x chain`` is that of what a plain chain of work requests moves; ``perftest``: ib_read_bw, ib_write_bw.
+    """
     from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("transport")
     table.add_column("operation")
-    for title in ("total", "block", "rate", "x memcpy", "x stream", "one block", "wrong"):
+    compared = any(row.chain_ratio is not None for row in result.rows)
+    beside = ("x chain", "perftest", "x perftest", "chain's", "ib_read_lat") if compared else ()
+    for title in ("total", "block", "rate", "x memcpy", "x stream", *beside[:3], "one block", *beside[3:], "wrong"):
         table.add_column(title, justify="right")
     for row in result.rows:
         mark = "*" if row.other_cores > OTHER_CORES_MAX else ""
@@ -38,10 +42,24 @@ def transfer_table(result: TransferBench) -> "Table":
             format_rate(row.bytes_per_s) + mark,
             f"{row.memcpy_ratio:.2f}",
             f"{row.stream_ratio:.2f}",
+            *(_ratios_beside(row) if compared else ()),
             format_duration_ns(row.latency_ns),
+            *(_latencies_beside(row) if compared else ()),
             str(row.wrong_blocks),
         )
     return table
+
+
+def _ratios_beside(row: TransferRow) -> tuple[str, str, str]:
+    ratio = "" if row.chain_ratio is None else f"{row.chain_ratio:.2f}"
+    if row.perftest_bytes_per_s is None:
+        return ratio, "", ""
+    return ratio, format_rate(row.perftest_bytes_per_s), f"{row.bytes_per_s / row.perftest_bytes_per_s:.2f}"
+
+
+def _latencies_beside(row: TransferRow) -> tuple[str, str]:
+    chain, perftest = row.chain_latency_ns, row.perftest_latency_ns
+    return "" if chain is None else format_duration_ns(chain), "" if perftest is None else format_duration_ns(perftest)
 
 
 def notes(result: TransferBench) -> list[str]:
@@ -81,4 +99,4 @@ def _profile(rows: list[TransferRow], date: str) -> LinkProfile:
     points = [LinkPoint(row.block_bytes, row.bytes_per_s, row.latency_ns) for row in reads]
     host = f"{platform.node()}, {platform.machine()}, {platform.system()} {platform.release()}"
     origin = f"kvsim bench transfer: two processes on {host}; scattered READs of {format_bytes(largest)}"
-    return link_profile(rows[0].transport, "read", points, origin=origin, date=date)
+    return link_profile(rows[0].transport, "read", points, total_bytes=largest, origin=origin, date=date)

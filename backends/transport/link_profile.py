@@ -1,20 +1,23 @@
 """Fits the numbers that a simulated NIC has to what the transfer benchmark measured.
 
-In the simulator n operations of b bytes take ``max(n * b / rate, n * operation)`` plus a round trip of the latency
-(``kvsim/sim/network.py``, ``kvsim/sim/transfers.py``). So the bytes per second of large transfers over the block size
-are a line through the origin up to a knee, and flat from there on. This module is pure arithmetic and text; it must not
-know how the points were measured.
+In the simulator n operations of b bytes take ``n * max(b / rate + gap, operation)`` plus a round trip of the latency
+(``kvsim/sim/network.py``, ``kvsim/sim/transfers.py``). Posting overlaps with bytes on their way, which makes a knee;
+the gap does not, which makes a round one. This module is pure arithmetic and text; it must not know how the points were
+measured.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, exp, log
+from operator import mul
 
 import msgspec
 
 from kvsim import units
 
 _NANO = 10**9
+_WORTH_A_GAP = 1e-4
+"""Square of the error of the logarithm: one point that is 1 % off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class LinkFit:
 
     rate_bytes_per_s: float
     operation_ns: int
+    gap_ns: int
     latency_ns: int
     error: float
 
@@ -40,27 +44,25 @@ class LinkFit:
 def fit_link(points: Sequence[LinkPoint]) -> LinkFit:
     """The fit with the smallest squared error of the logarithm of the rate.
 
-    Every split of the points into a rising and a flat part is tried; in each part the best constant is the geometric
-    mean (of the nanoseconds per operation, of the rate). Without a rising part an operation costs nothing that shows:
-    it is then as long as the knee at the smallest block allows. At least one point.
+    Every split of the points into those that posting limits and those that bytes and gap limit is tried, the latter
+    with a gap and without. The nanoseconds per operation of the former are best their geometric mean; those of the
+    latter a straight line over the block size, fitted by least squares of the relative error (without a gap its
+    geometric mean again). Where a gap makes the fit no better by ``_WORTH_A_GAP`` there is none. At least one point.
     """
     assert points, "a fit to no points"
     ordered = sorted(points, key=lambda point: point.block_bytes)
     candidates = []
     for rising in range(len(ordered)):
-        rate = _geometric_mean([point.bytes_per_s for point in ordered[rising:]])
-        operation_ns = (
-            _geometric_mean([point.block_bytes / point.bytes_per_s * _NANO for point in ordered[:rising]])
-            if rising
-            else 0.0
-        )
-        errors = [log(_model(rate, operation_ns, point.block_bytes) / point.bytes_per_s) for point in ordered]
-        candidates.append((sum(error**2 for error in errors), rising, rate, operation_ns))
-    _, _, rate, operation_ns = min(candidates)
+        operation_ns = _geometric_mean([_one_ns(point) for point in ordered[:rising]]) if rising else 0.0
+        for rate, gap_ns in _lines(ordered[rising:]):
+            errors = [log(_model_ns(rate, operation_ns, gap_ns, point) / _one_ns(point)) for point in ordered]
+            squares = sum(error**2 for error in errors) + (_WORTH_A_GAP if gap_ns else 0.0)
+            candidates.append((squares, rising, rate, operation_ns, gap_ns))
+    _, _, rate, operation_ns, gap_ns = min(candidates)
     first = ordered[0]
-    alone_ns = max(first.block_bytes / rate * _NANO, operation_ns)
-    deviations = [abs(_model(rate, operation_ns, point.block_bytes) / point.bytes_per_s - 1) for point in ordered]
-    return LinkFit(rate, round(operation_ns), max(0, round((first.latency_ns - alone_ns) / 2)), max(deviations))
+    latency_ns = max(0, round((first.latency_ns - _model_ns(rate, operation_ns, gap_ns, first)) / 2))
+    deviations = [abs(_one_ns(point) / _model_ns(rate, operation_ns, gap_ns, point) - 1) for point in ordered]
+    return LinkFit(rate, round(operation_ns), round(gap_ns), latency_ns, max(deviations))
 
 
 def nic_fields(name: str, fit: LinkFit) -> dict[str, object]:
@@ -70,13 +72,15 @@ def nic_fields(name: str, fit: LinkFit) -> dict[str, object]:
     keep the link busy for a round trip.
     """
     operation_ns = max(1, fit.operation_ns)
+    reads_ns = max(1, fit.operation_ns, fit.gap_ns)  # no two READs end closer to each other
     return {
         "name": name,
         "rate": f"{fit.rate_bytes_per_s / 1e9:.4g} GB/s",
         "latency": units.exact_duration(fit.latency_ns),
         "operation": units.exact_duration(fit.operation_ns),
+        "gap": units.exact_duration(fit.gap_ns),
         "message_rate": f"{_NANO / operation_ns / 1e6:.6g} Mop/s",
-        "reads_outstanding_max": max(64, 2 * ceil(2 * fit.latency_ns / operation_ns)),
+        "reads_outstanding_max": max(64, 2 * ceil(2 * fit.latency_ns / reads_ns)),
     }
 
 
@@ -91,13 +95,18 @@ class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate_bytes_per_s: float
     base_latency_ns: int
     operation_ns: int
+    gap_ns: int
     fit_error: float
+    total_bytes: int
     nic: dict[str, object]
     points: tuple[LinkPoint, ...]
 
 
-def link_profile(transport: str, operation: str, points: Sequence[LinkPoint], *, origin: str, date: str) -> LinkProfile:
-    """The profile of one transport. ``origin`` says where and how it was measured, ``date`` when (ISO 8601)."""
+def link_profile(
+    transport: str, operation: str, points: Sequence[LinkPoint], *, total_bytes: int, origin: str, date: str
+) -> LinkProfile:
+    """The profile of one transport, from transfers of ``total_bytes``. ``origin`` says where and how they were
+    measured, ``date`` when (ISO 8601)."""
     fit = fit_link(points)
     return LinkProfile(
         origin=origin,
@@ -108,7 +117,9 @@ def link_profile(transport: str, operation: str, points: Sequence[LinkPoint], *,
         rate_bytes_per_s=fit.rate_bytes_per_s,
         base_latency_ns=fit.latency_ns,
         operation_ns=fit.operation_ns,
+        gap_ns=fit.gap_ns,
         fit_error=round(fit.error, 4),
+        total_bytes=total_bytes,
         nic=nic_fields(f"measured {transport}", fit),
         points=tuple(points),
     )
@@ -121,8 +132,30 @@ def profile_yaml(profile: LinkProfile) -> str:
     return str(yaml.safe_dump(msgspec.to_builtins(profile), sort_keys=False, width=120))
 
 
-def _model(rate_bytes_per_s: float, operation_ns: float, block_bytes: int) -> float:
-    return block_bytes / max(block_bytes / rate_bytes_per_s, operation_ns / _NANO)
+def _lines(points: Sequence[LinkPoint]) -> list[tuple[float, float]]:
+    """Rates, and gaps in nanoseconds, with which the bytes of these points may have moved."""
+    found = [(_geometric_mean([point.bytes_per_s for point in points]), 0.0)]
+    if len(points) > 1:
+        # minimize the sum of (gap / t + b * per_byte / t - 1)**2: two equations of two unknowns
+        weights = [1 / _one_ns(point) for point in points]
+        slopes = [point.block_bytes * weight for point, weight in zip(points, weights, strict=True)]
+        ones, cross = sum(weight**2 for weight in weights), sum(map(mul, weights, slopes))
+        squares, right, below = sum(slope**2 for slope in slopes), sum(weights), sum(slopes)
+        determinant = ones * squares - cross**2
+        gap_ns = (right * squares - cross * below) / determinant
+        per_byte_ns = (ones * below - cross * right) / determinant
+        if gap_ns >= 1 and per_byte_ns > 0:
+            found.append((_NANO / per_byte_ns, gap_ns))
+    return found
+
+
+def _model_ns(rate_bytes_per_s: float, operation_ns: float, gap_ns: float, point: LinkPoint) -> float:
+    """What one operation among many takes."""
+    return max(point.block_bytes / rate_bytes_per_s * _NANO + gap_ns, operation_ns)
+
+
+def _one_ns(point: LinkPoint) -> float:
+    return point.block_bytes / point.bytes_per_s * _NANO
 
 
 def _geometric_mean(values: Sequence[float]) -> float:

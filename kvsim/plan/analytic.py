@@ -153,7 +153,8 @@ class AnalyticModel:
     def _transfer_s(self, layout: Layout, prefill: "_Worker", decode: "_Worker") -> Floats:
         """What a transfer that is alone adds behind the prefill, for each request."""
         moved = self._moved(prefill.degree, decode.degree)
-        bytes_s = moved.size_bytes / min(prefill.link_bytes_per_s, decode.link_bytes_per_s)
+        occupied_bytes = moved.size_bytes + moved.operations * max(prefill.gap_bytes, decode.gap_bytes)
+        bytes_s = occupied_bytes / min(prefill.link_bytes_per_s, decode.link_bytes_per_s)
         posts_s = moved.operations / _initiator(layout, prefill, decode).operations_per_s
         moved_s = np.maximum(bytes_s, posts_s) + 2 * prefill.latency_s
         if layout.mode not in ("push", "streamed"):
@@ -171,7 +172,8 @@ class AnalyticModel:
             ends += [self._uplinks[name] for name in (prefill.uplink, decode.uplink) if name is not None]
         posters = layout.prefill.workers if layout.mode == "push" else layout.decode.workers
         posts_per_s = _initiator(layout, prefill, decode).operations_per_s * posters
-        return max(float(np.mean(moved.size_bytes)) / min(ends), float(np.mean(moved.operations)) / posts_per_s)
+        occupied_bytes = moved.size_bytes + moved.operations * max(prefill.gap_bytes, decode.gap_bytes)
+        return max(float(np.mean(occupied_bytes)) / min(ends), float(np.mean(moved.operations)) / posts_per_s)
 
     def _moved(self, prefill_degree: int, decode_degree: int) -> "_Moved":
         """Bytes and operations of each request between these degrees, its blocks in one piece on both sides."""
@@ -207,7 +209,7 @@ class _Moved:
 @dataclass(frozen=True)
 class _Worker:
     """What is known of one worker. ``prompts_s`` has an entry for each request of the sample, ``operations_per_s`` is
-    what its NICs can post."""
+    what its NICs can post, ``gap_bytes`` what could move while an operation keeps a NIC busy beyond its bytes."""
 
     degree: int
     model: StepModel
@@ -218,6 +220,7 @@ class _Worker:
     latency_s: float
     link_bytes_per_s: float
     operations_per_s: float
+    gap_bytes: float
     uplink: str | None
 
     def step_s(self, batch: float, context_tokens: float) -> float:
@@ -251,6 +254,7 @@ def _worker_of(ground: Ground, role: Role, degree: int, prompt_tokens: np.ndarra
         latency_s=nic.latency / 1e9,
         link_bytes_per_s=nics * nic.rate,
         operations_per_s=nics * min(1e9 / max(nic.operation, 1), nic.message_rate, reads_per_s),
+        gap_bytes=nic.gap * nic.rate / 1e9,
         uplink=pool.uplink,
     )
 

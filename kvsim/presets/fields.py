@@ -198,6 +198,11 @@ class NicFields(Fields):
         description="What the bytes of a transfer take on a NIC that nothing else uses, latency included, where that "
         "was measured by size. It may be slower than rate and latency say, never faster.",
     )
+    gap: Duration = Field(
+        default=0,
+        description="How long an operation keeps the NIC busy beyond its bytes: as with software that moves the bytes "
+        "itself. What hardware does while other bytes move belongs to operation and message_rate.",
+    )
 
     def value(self) -> NicSpec:
         """The same as a plain value."""
@@ -209,4 +214,5 @@ class NicFields(Fields):
             messages_per_s=self.message_rate,
             reads_outstanding_max=self.reads_outstanding_max,
             message_times=self.message_times.message_times() if self.message_times is not None else None,
+            gap_ns=self.gap,
         )

@@ -28,7 +28,8 @@ class Bundle:
     """``flows`` transfers that are alike: each has its own operations of ``bytes_per_operation`` bytes.
 
     ``bytes_per_s`` is what one of them could reach alone. ``byte_resources`` take a byte per byte; ``operation_uses``
-    are (resource, what an operation per second takes of it).
+    are (resource, what an operation per second takes of it). ``gap_bytes``: what an operation takes of each of the byte
+    resources beyond its bytes, or empty.
     """
 
     flows: int
@@ -36,6 +37,7 @@ class Bundle:
     byte_resources: tuple[int, ...]
     bytes_per_operation: float
     operation_uses: tuple[tuple[int, float], ...]
+    gap_bytes: tuple[float, ...] = ()
 
 
 def fair_rates(demands: Sequence[Demand], capacities: Sequence[float]) -> list[float]:
@@ -98,7 +100,7 @@ def fair_byte_rates(bundles: Sequence[Bundle], capacities: Sequence[float]) -> l
     One sharing of both would not do: where many small blocks keep the poster busy, equal byte rates would slow a flow
     of large blocks down to the rate of the small ones, while a NIC takes posts in turn and the large flow needs few.
     """
-    byte_uses = [tuple((index, float(bundle.flows)) for index in bundle.byte_resources) for bundle in bundles]
+    byte_uses = [_byte_uses(bundle) for bundle in bundles]
     demands = [Demand(bundle.bytes_per_s, uses) for bundle, uses in zip(bundles, byte_uses, strict=True)]
     rates = fair_rates(demands, capacities)
     if _operations_suffice(bundles, rates, capacities):
@@ -116,6 +118,15 @@ def fair_byte_rates(bundles: Sequence[Bundle], capacities: Sequence[float]) -> l
         for bundle, operations_per_s, uses in zip(bundles, operation_rates, byte_uses, strict=True)
     ]
     return fair_rates(demands, capacities)
+
+
+def _byte_uses(bundle: Bundle) -> tuple[tuple[int, float], ...]:
+    if not bundle.gap_bytes:
+        return tuple((index, float(bundle.flows)) for index in bundle.byte_resources)
+    return tuple(
+        (index, bundle.flows * (1.0 + gap_bytes / bundle.bytes_per_operation))
+        for index, gap_bytes in zip(bundle.byte_resources, bundle.gap_bytes, strict=True)
+    )
 
 
 def _operations_suffice(bundles: Sequence[Bundle], rates: Sequence[float], capacities: Sequence[float]) -> bool:

@@ -6,6 +6,7 @@ Neither must know what a worker is, or who shares with whom.
 from collections.abc import Callable
 
 from kvsim.sim.hardware import WorkerHardware
+from kvsim.sim.measured import Asked
 
 _NANO = 10**9
 NEVER_NS = 2**62 - 1  # compiled, integers up to here are as cheap as any
@@ -17,10 +18,22 @@ class Path:
     ``byte_resources`` take a byte per byte; ``operation_uses`` are (resource, what an operation takes of it).
     ``bytes_per_s`` and ``operations_per_s`` bound a flow that is alone. Flows slow each other down only if their paths
     have one of ``meets`` in common: who shares message rates also shares transmit or receive, who shares READs in
-    flight also shares posting. ``measured``: the workers at its ends whose NICs have measured times of messages.
+    flight also shares posting. ``measured``: the workers at its ends whose NICs have measured times of messages, each
+    with what its kind of NIC was asked for.
+    ``gap_bytes``: what an operation takes of each byte resource beyond its bytes, or empty where it takes nothing.
     """
 
-    __slots__ = ("byte_resources", "bytes_per_s", "flows", "measured", "meets", "operation_uses", "operations_per_s")
+    __slots__ = (
+        "_capacities",
+        "byte_resources",
+        "bytes_per_s",
+        "flows",
+        "gap_bytes",
+        "measured",
+        "meets",
+        "operation_uses",
+        "operations_per_s",
+    )
 
     def __init__(
         self,
@@ -28,10 +41,13 @@ class Path:
         operation_uses: tuple[tuple[int, float], ...],
         posting: int,
         capacities: list[float],
-        measured: tuple[WorkerHardware, ...],
+        measured: tuple[tuple[WorkerHardware, Asked], ...],
+        gap_bytes: tuple[float, ...] = (),
     ) -> None:
         self.byte_resources = byte_resources
         self.measured = measured
+        self.gap_bytes = gap_bytes
+        self._capacities = capacities
         self.meets = (*byte_resources, posting)
         self.flows: dict[int, Flow] = {}
         self.limit(operation_uses, capacities)
@@ -42,16 +58,19 @@ class Path:
         self.bytes_per_s = min(capacities[resource] for resource in self.byte_resources)
         self.operations_per_s = min(capacities[resource] / use for resource, use in operation_uses)
 
-    def alone_bytes_per_s(self, size_bytes: int) -> float:
+    def alone_bytes_per_s(self, size_bytes: int, bytes_per_operation: float) -> float:
         """At which rate the bytes of a transfer of this size move while nothing else does.
 
         Latency is not part of it (``Network.latency_ns``), so what was measured is taken without it. With several NICs
         each carries its share.
         """
         bytes_per_s = self.bytes_per_s
-        for worker in self.measured:
+        for resource, gap_bytes in zip(self.byte_resources, self.gap_bytes, strict=False):
+            bytes_per_s = min(bytes_per_s, self._capacities[resource] / (1.0 + gap_bytes / bytes_per_operation))
+        for worker, asked in self.measured:
             times = worker.nic.message_times
             assert times is not None, worker.nic.name
+            asked.note(size_bytes // worker.nics)
             moving_ns = times.of(size_bytes / worker.nics) - worker.nic.latency_ns
             bytes_per_s = min(bytes_per_s, size_bytes * _NANO / max(1.0, moving_ns))
         return bytes_per_s
@@ -90,7 +109,10 @@ class Flow:
     def limit(self) -> None:
         """What bounds it from now on when it is alone."""
         path = self.path
-        self.bytes_per_s_max = path.alone_bytes_per_s(self.size_bytes) if path.measured else path.bytes_per_s
+        if path.measured or path.gap_bytes:
+            self.bytes_per_s_max = path.alone_bytes_per_s(self.size_bytes, self.bytes_per_operation)
+        else:
+            self.bytes_per_s_max = path.bytes_per_s
 
     def set_rate(self, now_ns: int, rate_bytes_per_s: float) -> None:
         """From now on at this rate, rounded to whole bytes per second (at least 1).

@@ -116,7 +116,8 @@ class NicSpec:
     ``latency_ns``: one way, an empty message. ``operation_ns``: the initiator's cost to post one work request; posts of
     one NIC are serial. ``messages_per_s``: what the NIC can process each way. ``reads_outstanding_max``: RDMA READs in
     flight per NIC (per-queue-pair limit x queue pairs). ``message_times``: what the bytes of one transfer take on a NIC
-    that nothing else uses, latency included, where that was measured; it cannot beat the rest.
+    that nothing else uses, latency included, where that was measured; it cannot beat the rest. ``gap_ns``: how long an
+    operation keeps the NIC busy beyond its bytes, at both ends (g of the LogGP model: Alexandrov et al., SPAA 1995).
     """
 
     name: str
@@ -126,6 +127,7 @@ class NicSpec:
     messages_per_s: float
     reads_outstanding_max: int
     message_times: MessageTimes | None = None
+    gap_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,10 @@
 #   --accel A          QEMU's accelerator (tcg); `kvm` where virtualisation works
 #   --console          copy the guest kernel's messages to stderr
 #
+# A process in User-mode Linux may have some 65,000 pieces of memory
+# (vm.max_map_count): 250 MB at the worst, usually several times as much.  One
+# that needs more dies of SIGSEGV, and that is said here on stderr.
+#
 # Opens no network port.  Needs root, /dev/shm (uml: the guest's memory is a sparse
 # file there, or in $TMPDIR) and permission to ptrace (uml).
 # shellcheck disable=SC2054,SC2317,SC2329  # commas in array elements; trap handler
@@ -67,7 +71,8 @@ trap 'exit 143' TERM
 trap 'exit 130' INT
 
 # What the guest reads: its settings, and the command with its environment.
-printf 'hostname=%q address=%q mtu=%q rw=%q\n' "$hostname" "$address" "$mtu" "${rw[*]-}" >"$ctl/conf"
+printf 'hostname=%q address=%q mtu=%q rw=%q cpu_mhz=%q\n' "$hostname" "$address" "$mtu" "${rw[*]-}" \
+    "$(awk '/^cpu MHz/ {print $NF; exit}' /proc/cpuinfo)" >"$ctl/conf"
 {
     export -p
     printf 'cd %q || exit 125\nexec' "$PWD"
@@ -121,6 +126,13 @@ rc=0
 { wait "$guest" || rc=$?; } 2>/dev/null # no "Killed" from bash
 guest=''
 wait "$reader" || true
+
+# A process of User-mode Linux is one of this machine, with a mapping for each piece of its memory that is not in one
+# piece in the guest's. At the limit of those its kernel ends it with SIGSEGV, which no handler of its own sees.
+if grep -qs 'ran out of memory on the host side' "$ctl/log"; then
+    echo "rxe guest: its kernel ended a process (SIGSEGV) that needed more mappings of memory than this machine allows," \
+        "$(cat /proc/sys/vm/max_map_count); for larger ones: sysctl -w vm.max_map_count=1048576, or --engine qemu" >&2
+fi
 
 messages() { cat "$ctl/log" "$ctl/kernel" >&2 2>/dev/null || true; }
 if [[ -s $ctl/status ]]; then

@@ -5,12 +5,13 @@
 #
 #   --python P     interpreter that has kvsim's requirements ("python3")
 #   --engine E     uml or qemu, as for run_in_guest.sh
-#   --only WHAT    "one": everything that one guest can show; "two": two guests linked by a pair of sockets; "recipe":
-#                  the README's recipe for a real cluster
+#   --only WHAT    "one": everything that one guest can show; "two": two guests linked by a pair of sockets;
+#                  "recipe": the README's recipe for a real cluster; "bench": kvsim bench transfer beside perftest
 #   --prepared     fail with status 77 instead of preparing what is not there
 #
 # Prepares what it needs, kept in ~/.cache/kvsim/rdma-guest: some minutes once, with apt and a compiler, as root. A run
-# takes two to four minutes then. What is tested is what bears the mark "rdma": the transport suite, real workers.
+# takes two to four minutes then. What is tested is what bears the mark "rdma": the transport suite, real workers. At the
+# end comes the benchmark, and how long each part took.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -34,13 +35,31 @@ python=$(command -v "$python")
 cd "$root"
 export PYTHONPATH=$root:$root/tests:$cache/pyverbs PYTHONDONTWRITEBYTECODE=1 KVSIM_COMPILE=0
 
-if [[ -z $only || $only == recipe ]]; then
-    "$here/run_in_guest.sh" --engine "$engine" --timeout 120 -- "$here/check_recipe.sh" "$python" "$cache/pyverbs/pyverbs"
+took=()
+part() { # NAME COMMAND..: run it and note how long it took
+    local began=$SECONDS
+    "${@:2}"
+    took+=("$1 $((SECONDS - began)) s")
+}
+
+wanted() { [[ -z $only || $only == "$1" ]]; }
+
+if wanted recipe; then
+    part recipe "$here/run_in_guest.sh" --engine "$engine" --timeout 120 -- \
+        "$here/check_recipe.sh" "$python" "$cache/pyverbs/pyverbs"
 fi
-if [[ -z $only || $only == one ]]; then
-    "$here/run_in_guest.sh" --engine "$engine" --timeout 400 -- \
+if wanted one; then
+    part "one guest" "$here/run_in_guest.sh" --engine "$engine" --timeout 400 -- \
         "$python" -m pytest -q -p no:cacheprovider -m rdma --durations=5 "$@"
 fi
-if [[ -z $only || $only == two ]]; then
-    "$here/run_in_two_guests.py" --engine "$engine" --timeout 120 -- "$python" "$here/two_hosts.py"
+if wanted two; then
+    part "two guests" "$here/run_in_two_guests.py" --engine "$engine" --timeout 120 -- "$python" "$here/two_hosts.py"
 fi
+if wanted bench; then
+    # pools and transfers that fit a guest; wide enough for the table
+    COLUMNS=160 part benchmark "$here/run_in_guest.sh" --engine "$engine" --timeout 400 -- \
+        "$python" -c "from kvsim.cli import main; main()" \
+        bench transfer --transport verbs --pool-mib 64 --total-mib 16 --repetitions 5
+fi
+printf -v line ', %s' "${took[@]}"
+echo "took: ${line:2}"

@@ -29,7 +29,7 @@ class Limits:
     windows: bool
 
 
-_CANNOT = "transport verbs cannot work here: "
+_CANNOT = "transport verbs cannot work here ('kvsim doctor' checks all that it needs): "
 
 
 class Device:

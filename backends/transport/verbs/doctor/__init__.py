@@ -27,7 +27,7 @@ __all__ = ["Finding", "Machine", "Needs", "Report", "Verdict", "examine", "this_
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What is to run here: ``workers`` processes that register ``pool_bytes`` of host memory each, and the RDMA device
-    that they are to use (empty: the one that the transport would choose)."""
+    that they are to use (empty: those that the transport would choose)."""
 
     pool_bytes: int
     workers: int = 1
@@ -38,17 +38,17 @@ def examine(machine: Machine, needs: Needs) -> Report:
     """Look at everything that transport ``verbs`` needs on this machine."""
     found = sysfs.ports(machine.sys)
     usable = sysfs.usable_ports(found, needs.device)
-    chosen = usable[0] if usable else None
+    taken = gpus.ports_taken(machine, usable)
     named = [port for port in found if needs.device in ("", port.device)]
-    opened, opening = software.opening(machine, chosen)
+    opened, opening = software.opening(machine, taken)
     findings = [
         *software.kernel(machine),
         *software.pyverbs(machine),
         *devices.cards_without_driver(machine, found),
-        *devices.devices(machine, named, chosen),
-        *ports.ports(machine, found, named, needs.device),
+        *devices.devices(machine, named, taken),
+        *ports.ports(machine, found, named, taken, needs.device),
         *opening,
-        *ports.mtu(machine, usable, chosen, opened),
+        *ports.mtu(machine, usable, opened),
         *congestion.congestion(machine, usable),
         *memory.locked_memory(machine, needs.pool_bytes),
         *memory.pinnable_memory(machine, needs.pool_bytes * needs.workers),
@@ -56,4 +56,4 @@ def examine(machine: Machine, needs: Needs) -> Report:
         *others.shared_memory(machine, needs.pool_bytes * needs.workers),
         *others.tcp(machine),
     ]
-    return Report(tuple(findings), chosen, sysfs.gid_of(chosen) if chosen is not None else None)
+    return Report(tuple(findings), tuple(taken))

@@ -43,8 +43,8 @@ def cards_without_driver(machine: Machine, found: list[Port]) -> Iterator[Findin
             yield Finding("warning", "card", f"{name} has no driver", remedy)
 
 
-def devices(machine: Machine, named: list[Port], chosen: Port | None) -> Iterator[Finding]:
-    """What each device is, and whether it can be opened, which must be so for the chosen one."""
+def devices(machine: Machine, named: list[Port], taken: list[Port]) -> Iterator[Finding]:
+    """What each device is, and whether it can be opened, which must be so for those that are taken."""
     for name in sorted({port.device for port in named}):
         folder = machine.sys / "class" / "infiniband" / name
         driver = _driver(folder / "device") or "of software"
@@ -56,7 +56,7 @@ def devices(machine: Machine, named: list[Port], chosen: Port | None) -> Iterato
             facts.append(f"node type {read_text(folder / 'node_type')!r}: it has no connected queue pairs")
         yield Finding("ok" if connects else "warning", "device", f"{name}: {', '.join(facts)}")
         if connects:
-            yield _access(machine, name, needed=chosen is not None and chosen.device == name)
+            yield _access(machine, name, needed=any(port.device == name for port in taken))
 
 
 def _access(machine: Machine, name: str, *, needed: bool) -> Finding:

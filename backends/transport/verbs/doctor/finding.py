@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
-from backends.transport.verbs.sysfs import Gid, Port
+from backends.transport.verbs.sysfs import Gid, Port, gid_of
 
 Verdict: TypeAlias = Literal["ok", "warning", "missing"]
 """``missing``: without it the transport cannot be used. ``warning``: it can, but something will be slow, lost or
@@ -26,11 +26,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything, in the order in which it is worth reading; the port and the GID that the transport would take."""
+    """Everything, in the order in which it is worth reading; and the ports that workers here would take, which all have
+    a GID to connect with."""
 
     findings: tuple[Finding, ...]
-    port: Port | None
-    gid: Gid | None
+    ports: tuple[Port, ...]
 
     @property
     def usable(self) -> bool:
@@ -46,23 +46,21 @@ class Report:
         """The last line."""
         if not self.usable:
             return f"transport verbs cannot be used here; missing: {', '.join(self.missing)}"
-        assert self.port is not None, "usable without a port"
-        assert self.gid is not None, "usable without a GID"
-        where = gid_text(self.gid)
-        return f"transport verbs can be used here: {self.port.device} port {self.port.number}, {where}"
+        return f"transport verbs can be used here: {'; '.join(self._taken(port) for port in self.ports)}"
 
     def document(self) -> dict[str, Any]:
         """For programs: JSON values."""
-        chosen = None
-        if self.port is not None and self.gid is not None:
-            gid = {"index": self.gid.index, "address": _address(self.gid), "interface": self.gid.interface}
-            chosen = {"device": self.port.device, "port": self.port.number, "gid": gid}
         return {
             "usable": self.usable,
             "missing": list(self.missing),
-            "chosen": chosen,
+            "ports": [_port_document(port) for port in self.ports],
             "findings": [asdict(finding) for finding in self.findings],
         }
+
+    def _taken(self, port: Port) -> str:
+        gid = gid_of(port)
+        assert gid is not None, f"{port.device}/{port.number} is taken without a GID"
+        return f"{port.device} port {port.number}, {gid_text(gid)}"
 
 
 def gid_text(gid: Gid) -> str:
@@ -74,3 +72,10 @@ def gid_text(gid: Gid) -> str:
 def _address(gid: Gid) -> str:
     """An IPv4 address as one."""
     return str(gid.address.ipv4_mapped or gid.address)
+
+
+def _port_document(port: Port) -> dict[str, Any]:
+    gid = gid_of(port)
+    assert gid is not None, f"{port.device}/{port.number} is taken without a GID"
+    shown = {"index": gid.index, "address": _address(gid), "interface": gid.interface}
+    return {"device": port.device, "port": port.number, "gid": shown}

@@ -42,6 +42,13 @@ def gpus(machine: Machine, usable: list[Port]) -> Iterator[Finding]:
             yield Finding("warning", "gpu", text, "boot with iommu=pt, or off; in a virtual machine: ATS on the host")
 
 
+def ports_taken(machine: Machine, usable: list[Port]) -> list[Port]:
+    """The ports that workers here would take: for each GPU the one nearest to it, without a GPU the first."""
+    found = _nvidia_gpus(machine)
+    nearest = [sysfs.nearest(usable, gpu.address, machine.sys) for gpu in found] if usable else []
+    return [port for port in usable if port in nearest] or usable[:1]
+
+
 def distance(gpu_path: tuple[str, ...], gpu_node: int, port: Port) -> tuple[str, bool]:
     """How far a card is from a GPU, and whether that is near enough for full speed."""
     shared = sysfs.shared_depth(gpu_path, port.pci_path)

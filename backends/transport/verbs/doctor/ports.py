@@ -5,7 +5,7 @@ sysfs-class-net (mtu, which exists only in the interface's own network namespace
 the interface's after the largest headers, ``iboe_get_mtu`` in Linux include/rdma/ib_addr.h.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from backends.transport.verbs import sysfs
@@ -17,26 +17,25 @@ _HEADER_BYTES = 40 + 8 + 12 + 4 + 28 + 4  # GRH (the size of IPv6), UDP, BTH, XR
 _MTUS_BYTES = (4096, 2048, 1024, 512, 256)
 
 
-def ports(machine: Machine, found: list[Port], named: list[Port], device: str) -> Iterator[Finding]:
+def ports(machine: Machine, found: list[Port], named: list[Port], taken: list[Port], device: str) -> Iterator[Finding]:
     """The state of every port of these devices, the GIDs of those that are up, and why none can be used if so."""
-    usable = sysfs.usable_ports(found, device)
     for port in named:
         if not port.connects:
             continue
-        yield _state(machine, port, taken=port in usable[:1])
+        yield _state(machine, port, taken=port in taken)
         gid = sysfs.gid_of(port)
         if port.active and gid is not None:
-            yield _gid(machine, port, gid, needed=port in usable[:1])
+            yield _gid(machine, port, gid, needed=port in taken)
     what, remedy = sysfs.diagnosis(found, device, machine.sys)
     if what:
         yield Finding("missing", "port", what, remedy)
 
 
-def mtu(machine: Machine, usable: list[Port], chosen: Port | None, opened: Opened | None) -> Iterator[Finding]:
+def mtu(machine: Machine, usable: list[Port], opened: Mapping[str, Opened]) -> Iterator[Finding]:
     """The MTU of each port that can be used, against that of its interface. Sysfs has only the latter; the device tells
-    its own once it is open, which only the chosen one is."""
+    its own once it is open, which those that are taken are."""
     for port in usable:
-        active = opened.mtu_bytes if opened is not None and port == chosen else 0
+        active = opened[port.device].mtu_bytes if port.device in opened else 0
         gid = sysfs.gid_of(port)
         if port.layer != "Ethernet" or gid is None:
             yield _infiniband_mtu(port, active)

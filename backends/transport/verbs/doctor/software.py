@@ -41,22 +41,29 @@ def pyverbs(machine: Machine) -> Iterator[Finding]:
     yield Finding("missing", "pyverbs", machine.pyverbs_problem, remedy)
 
 
-def opening(machine: Machine, chosen: Port | None) -> tuple[Opened | None, list[Finding]]:
-    """Open the device that the transport would choose, where there is one and pyverbs loads: what it says, and what is
-    to be said about that."""
-    if chosen is None or machine.pyverbs_problem:
-        return None, []
-    try:
-        opened = machine.open_device(chosen.device)
-    except TransportError as error:
-        return None, [Finding("missing", "open", str(error))]
+def opening(machine: Machine, taken: list[Port]) -> tuple[dict[str, Opened], list[Finding]]:
+    """Open the devices that workers here would take, where pyverbs loads: what each says, by name, and what is to be
+    said about that."""
+    opened: dict[str, Opened] = {}
+    findings = []
+    for name in dict.fromkeys(port.device for port in taken) if not machine.pyverbs_problem else ():
+        try:
+            opened[name] = machine.open_device(name)
+        except TransportError as error:
+            findings.append(Finding("missing", "open", str(error)))
+        else:
+            findings.append(_opened(name, opened[name]))
+    return opened, findings
+
+
+def _opened(name: str, opened: Opened) -> Finding:
     rights = (
         "memory windows of type 2: a peer's keys hold on its own queue pairs only, until it is disconnected"
         if opened.windows
         else "no memory windows of type 2 that its provider can bind: a region's key opens it to every connected peer"
     )
     reads = f"{opened.reads_out} READs in flight per queue pair ({opened.reads_in} as owner)"
-    return opened, [Finding("ok", "open", f"{chosen.device} opens; {reads}; {rights}")]
+    return Finding("ok", "open", f"{name} opens; {reads}; {rights}")
 
 
 def _distribution_pyverbs(root: Path) -> list[Path]:
