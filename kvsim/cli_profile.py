@@ -35,21 +35,23 @@ def import_tables(
 def fit_constants(
     kind: Annotated[str, typer.Argument(help=f"What PATH holds. {_FITTED}.", metavar="KIND", show_default=False)],
     path: Annotated[Path, typer.Argument(help="File or folder to read.", metavar="PATH", show_default=False)],
-    gpu: Annotated[str, typer.Option(help="The preset to start from: datasheet, and what the data cannot tell.")],
+    gpu: Annotated[
+        str | None, typer.Option(help="The preset to start from: datasheet, and what the data cannot tell.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write.", show_default="print only")] = None,
     where: Annotated[
         list[str] | None,
         typer.Option(help="serving: fit only rows with this value. May be repeated.", metavar="COLUMN=VALUE"),
     ] = None,
 ) -> None:
-    """Estimate the roofline's constants from measured times; what is left over is told by class of kernels."""
-    from kvsim.profile.fit_result import fit_text, write_fit  # noqa: PLC0415
-    from kvsim.profile.fitters import fit_gpu  # noqa: PLC0415
+    """Estimate the roofline's constants, or those of links, from measured times; what is left over is told by class."""
+    from kvsim.profile.fitters import fit_text_of  # noqa: PLC0415
 
-    result = fit_gpu(kind, path, gpu, tuple(where or ()))
-    typer.echo(fit_text(result), nl=False)
+    text = fit_text_of(kind, path, gpu, tuple(where or ()))
+    typer.echo(text, nl=False)
     if out is not None:
-        write_fit(out, result)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
         typer.echo(f"wrote {out}")
 
 
@@ -103,12 +105,17 @@ def fidelity(
         list[str] | None, typer.Option("--only", help="Only the targets whose name begins so. May be repeated.")
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="File for table and points, which notebooks/fidelity.ipynb draws (JSON).")
+    ] = None,
 ) -> None:
     """Hold predictions against measurements that were not fitted; exit status 1 where one misses its limit."""
-    from kvsim.fidelity import fidelity_rows  # noqa: PLC0415
+    from kvsim.fidelity import FidelityError, fidelity_rows  # noqa: PLC0415
     from kvsim.report.fidelity_table import fidelity_markdown, fidelity_table  # noqa: PLC0415
     from kvsim.report.terminal import print_table  # noqa: PLC0415
 
+    if out is not None and only:
+        raise FidelityError("found --only beside --out, expected one of them: the file holds every target")
     rows = fidelity_rows(folder, tuple(only or ()))
     if markdown:
         typer.echo(fidelity_markdown(rows))
@@ -116,5 +123,12 @@ def fidelity(
         print_table(fidelity_table(rows))
     for note in dict.fromkeys(row.note for row in rows if row.note):
         typer.echo(f"note: {note}", err=True)
+    if out is not None:
+        from json import dumps  # noqa: PLC0415
+
+        from kvsim.fidelity.figures import figures  # noqa: PLC0415
+
+        out.write_text(dumps(figures(folder, rows)) + "\n", encoding="utf-8")
+        typer.echo(f"wrote {out}", err=True)
     if not all(row.met for row in rows):
         raise typer.Exit(1)

@@ -40,5 +40,7 @@ FITTED = {
     "vllm-kernels": "folder as for 'kvsim profile import'",
     "layers": "folder with per-layer times in the layout of casys-kaist/LLMServingSim 2.0 (tpN/*.csv)",
     "serving": "CSV of end-to-end times in the layout of Mutinifni/splitwise-sim",
+    "nccl": "table or folder as for 'kvsim profile import': links and all-reduces, no --gpu",
+    "verbs": "YAML of published figures by block size, as kvsim/presets/published_links.yaml: links, no --gpu",
 }
 """What ``kvsim profile fit`` reads, by kind."""

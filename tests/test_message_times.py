@@ -9,10 +9,12 @@ from pydantic import ValidationError
 
 from kvsim.presets import load_gpus, load_nics
 from kvsim.presets.fields import AllReduceFields, GpuFields, MessageTimesFields
-from kvsim.sim.collectives import all_reduce_s
+from kvsim.scenario import scenario_from_mapping
+from kvsim.sim.collectives import all_reduce_s, measured_bytes
 from kvsim.sim.compute import StepModel
 from kvsim.sim.hardware import AllReduceTimes, GpuSpec, ModelShape
 from kvsim.sim.message_times import MessageTimes
+from kvsim.study import simulate, workload_of
 
 CURVE = MessageTimes((1000, 2000, 4000), (50, 100, 100))
 GPU = GpuSpec("gpu", 1e12, 1, 1e12, 1.0, 1.0, 1.0, 1.0, 1e9, 7, 0, 0)
@@ -57,6 +59,48 @@ def test_between_two_measured_numbers_of_gpus_times_are_interpolated() -> None:
 def test_beyond_them_the_bytes_are_scaled_as_in_a_ring() -> None:
     """8 GPUs send 2 * 7/8 where 4 send 2 * 3/4: 1200 bytes are as 1400, 340 ns."""
     assert all_reduce_s(MEASURED, 8, 1200) == pytest.approx(340e-9)
+
+
+def test_all_reduces_beyond_the_measured_sizes_and_gpus_are_told() -> None:
+    """24 bytes for each of 3 tokens, where 1000 to 2000 were measured over both 2 and 4 GPUs."""
+    model = ModelShape("tiny", 2, 4, 4, 4, 2, 8, 10, 1, 1, False, 2, 2, 1000)
+    steps = StepModel(model, MEASURED, 2)
+    steps.prefill_ns([(0, 200)], 0, 0)  # 1600 bytes
+    assert steps.notes(0) == []
+    steps.prefill_ns([(0, 600)], 0, 0)
+    steps.decode_fs(3)
+    (note,) = steps.notes(0)
+    assert (
+        note == "bytes of an all-reduce went down to 24 and up to 4,800, GPU gpu measured 1,000 to 4,000: extrapolated"
+    )
+    assert measured_bytes(MEASURED, 3) == (1000, 2000)
+    assert measured_bytes(MEASURED, 1) is None
+    assert measured_bytes(GPU, 2) is None
+    alone = StepModel(replace(model, heads=8), replace(MEASURED, all_reduce=MEASURED.all_reduce[:1]), 8)
+    assert alone.notes(0) == ["all-reduces over 8 GPUs, GPU gpu measured 2 to 2: extrapolated"]
+
+
+def test_a_run_tells_which_messages_lay_beyond_the_measured_ones() -> None:
+    """1000 tokens of llama-3.1-8b are 131 MB of KV cache and 8.2 MB of hidden states."""
+    pool = {"count": 1, "gpu": "a100-sxm-80g", "tensor_parallel": 2, "nics": 1, "nic": "nvlink3-nccl"}
+    scenario = scenario_from_mapping(
+        {
+            "model": "llama-3.1-8b",
+            "workers": {"p": {"role": "prefill", **pool}, "d": {"role": "decode", **pool}},
+            "workload": {
+                "requests": 1,
+                "arrivals": {"kind": "fixed", "rate": "1 req/s"},
+                "lengths": {
+                    "prompt_tokens": {"kind": "fixed", "tokens": 1000},
+                    "output_tokens": {"kind": "fixed", "tokens": 2},
+                },
+            },
+        }
+    )
+    (variant,) = scenario.variants
+    notes = simulate(variant, workload_of(scenario, variant)).summary["notes"]
+    (note,) = (note for note in notes if "extrapolated" in note)
+    assert note.startswith("bytes of a transfer and NIC went up to 132,120,576, NIC nvlink3-nccl measured 2,048 to 67,")
 
 
 def test_the_step_model_takes_the_measured_all_reduce() -> None:

@@ -1,5 +1,6 @@
 """What the README says must be true: its definitions, its commands, its Python."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -8,7 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from kvsim.cli import app
+from kvsim.fidelity.figures import rows_of
 from kvsim.metrics import DEFINITIONS
+from kvsim.report.fidelity_table import fidelity_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -52,6 +55,19 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     names: dict[str, object] = {}
     exec(compile(example, "README.md", "exec"), names)
     assert (tmp_path / "runs" / "example" / "report.html").is_file()
+
+
+def test_the_table_of_predictions_is_the_stored_one(rewrite: bool) -> None:
+    """``kvsim fidelity hardware --out notebooks/fidelity/figures.json`` stores it; ``--rewrite`` brings it here."""
+    stored = json.loads((ROOT / "notebooks" / "fidelity" / "figures.json").read_text(encoding="utf-8"))
+    table = fidelity_markdown([row for row in rows_of(stored) if row.limit is not None])
+    before, rest = README.split("<!-- fidelity -->\n")
+    shown, after = rest.split("<!-- /fidelity -->")
+    if rewrite:
+        text = f"{before}<!-- fidelity -->\n{table}\n<!-- /fidelity -->{after}"
+        (ROOT / "README.md").write_text(text, encoding="utf-8")
+    else:
+        assert shown == table + "\n", "store it with pytest --rewrite"
 
 
 def test_the_picture_is_there() -> None:

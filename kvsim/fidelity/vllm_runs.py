@@ -41,12 +41,17 @@ class VllmRunError(KvsimError):
 
 def rows(folder: Path) -> list[Row]:
     """The rows of every run in the folder. Raises VllmRunError if there is none."""
+    return [row for run in recorded_runs(folder) for row in _rows(run)]
+
+
+def recorded_runs(folder: Path) -> list[Path]:
+    """Every run in the folder. Raises VllmRunError if there is none."""
     runs = [path for path in sorted(folder.iterdir()) if (path / "run" / "meta.json").is_file()]
     if not runs:
         raise VllmRunError(
             f"{folder}: found no recorded run, expected folders with run/meta.json and run/requests.jsonl"
         )
-    return [row for run in runs for row in _rows(run)]
+    return runs
 
 
 def replay(run: Path, ready_after: str | None = None, leave_out: int = 0) -> Comparison:

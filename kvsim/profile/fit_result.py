@@ -5,7 +5,6 @@ It must not know what was fitted to what.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,9 +128,3 @@ def fit_text(result: FitResult) -> str:
         "notes": list(result.notes),
     }
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
-
-
-def write_fit(path: Path, result: FitResult) -> None:
-    """Write the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(fit_text(result), encoding="utf-8")

@@ -10,7 +10,7 @@ import yaml
 from kvsim.errors import KvsimError
 from kvsim.presets import load_gpus, load_models
 from kvsim.profile.fields import ProfileFile
-from kvsim.profile.fit_result import FitResult
+from kvsim.profile.fit_result import FitResult, fit_text
 from kvsim.profile.kernel_tables import COLUMNS, least_seconds
 from kvsim.profile.plausible import implausible
 from kvsim.profile.serving_points import ServingPoint
@@ -26,6 +26,21 @@ class ProfileFitError(KvsimError):
     """Constants cannot be fitted to what was given."""
 
 
+def fit_text_of(kind: str, path: Path, preset: str | None, where: Sequence[str] = ()) -> str:
+    """The text of the file that ``kvsim profile fit`` writes: constants of a GPU, or of links. Raises ProfileFitError,
+    or what the reading of a kind raises."""
+    from kvsim.profile.fit_links import LINK_KINDS, fit_links  # noqa: PLC0415
+
+    if kind not in LINK_KINDS:
+        if preset is None and kind in FITTED:
+            raise ProfileFitError(f"found no --gpu, which kind {kind} needs: the preset to start from")
+        return fit_text(fit_gpu(kind, path, preset or "", where))
+    if preset is not None or where:
+        raise ProfileFitError(f"found {'--gpu' if preset is not None else '--where'}, which kind {kind} does not take")
+    _check_there(kind, path)
+    return fit_links(kind, path)
+
+
 def fit_gpu(kind: str, path: Path, preset: str, where: Sequence[str] = ()) -> FitResult:
     """The constants of the GPU ``preset`` that fit best to what ``path`` holds. ``where`` restricts rows of kind
     serving: COLUMN=VALUE each. Raises ProfileFitError, or what the reading of a kind raises."""
@@ -34,8 +49,7 @@ def fit_gpu(kind: str, path: Path, preset: str, where: Sequence[str] = ()) -> Fi
         raise ProfileFitError(f"found kind {kind!r}{_near(kind, FITTED)}, expected one of {', '.join(FITTED)}")
     if preset not in gpus:
         raise ProfileFitError(f"found GPU {preset!r}{_near(preset, gpus)}, expected one of {', '.join(gpus)}")
-    if not path.exists():
-        raise ProfileFitError(f"{path}: there is no such file or folder; {kind} reads a {FITTED[kind]}")
+    _check_there(kind, path)
     gpu = gpus[preset].value
     if kind == "serving":
         return _fit_serving(path, gpu, where)
@@ -44,6 +58,11 @@ def fit_gpu(kind: str, path: Path, preset: str, where: Sequence[str] = ()) -> Fi
     from kvsim.profile.fit_kernels import fit_kernels  # noqa: PLC0415
 
     return fit_kernels(_tables(kind, path, gpu), gpu, str(path))
+
+
+def _check_there(kind: str, path: Path) -> None:
+    if not path.exists():
+        raise ProfileFitError(f"{path}: there is no such file or folder; {kind} reads a {FITTED[kind]}")
 
 
 def steps_profile(path: Path, model: str, preset: str, tensor_parallel: int) -> ProfileFile:

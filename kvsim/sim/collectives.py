@@ -37,5 +37,15 @@ def ring_bytes(ranks: int, size_bytes: float) -> float:
     return 2 * (ranks - 1) / ranks * size_bytes
 
 
+def measured_bytes(gpu: GpuSpec, ranks: int) -> tuple[int, int] | None:
+    """The sizes that were measured of what ``all_reduce_s`` asks; None where it asks no measurement."""
+    if ranks == 1 or not gpu.all_reduce:
+        return None
+    fewer = [one for one in gpu.all_reduce if one.ranks <= ranks]
+    more = [one for one in gpu.all_reduce if one.ranks >= ranks]
+    asked = [*fewer[-1:], *more[:1]]
+    return max(one.times.size_bytes[0] for one in asked), min(one.times.size_bytes[-1] for one in asked)
+
+
 def _scaled_ns(measured: AllReduceTimes, ranks: int, size_bytes: float) -> float:
     return measured.times.of(size_bytes * ring_bytes(ranks, 1.0) / ring_bytes(measured.ranks, 1.0))

@@ -11,9 +11,10 @@ nanoseconds are the floor of the sum of those. It must not know requests, blocks
 from collections.abc import Sequence
 
 from kvsim.core.messages import FEMTOSECONDS_PER_NS
-from kvsim.sim.collectives import all_reduce_s, ring_bytes
+from kvsim.sim.collectives import all_reduce_s, measured_bytes, ring_bytes
 from kvsim.sim.hardware import GpuSpec, ModelShape
 from kvsim.sim.kernels import GemmLaw, attention_pair_s, decode_tile_pairs, kv_read_s, overlapped_s, prompt_pairs
+from kvsim.sim.measured import Asked
 from kvsim.sim.step_times import UNBOUNDED
 from kvsim.units import div_ceil
 
@@ -94,6 +95,8 @@ class StepModel:
         self._context_token_s = self._context_s()
         self._fs_per_context_token = _femtoseconds(self._context_token_s)
         self._decode_fs: dict[int, tuple[int, int]] = {}
+        measured = measured_bytes(gpu, tensor_parallel)
+        self._reduced = Asked(*measured) if measured is not None else None
 
     def prefill_ns(self, chunks: Sequence[tuple[int, int]], decode_requests: int, decode_context_tokens: int) -> int:
         """Nanoseconds of one step over chunks of prompts and one token for each of ``decode_requests``.
@@ -121,6 +124,19 @@ class StepModel:
         """See ``StepTimes``."""
         base_fs, token_fs = self.decode_fs(batch_requests)
         return base_fs, token_fs, UNBOUNDED
+
+    def notes(self, _context_tokens_max: int) -> list[str]:
+        """What was asked for beyond what was measured."""
+        if self._reduced is None:
+            return []
+        found = self._reduced.beyond()
+        said = (
+            f"bytes of an all-reduce went {found}, GPU {self._gpu.name} measured {self._reduced.measured}: extrapolated"
+        )
+        ranks = [one.ranks for one in self._gpu.all_reduce]
+        beyond = not ranks[0] <= self._ranks <= ranks[-1]
+        by_ranks = f"all-reduces over {self._ranks} GPUs, GPU {self._gpu.name} measured {ranks[0]} to {ranks[-1]}"
+        return [*([said] if found else []), *([f"{by_ranks}: extrapolated"] if beyond else [])]
 
     def breakdown_prefill(
         self, chunks: Sequence[tuple[int, int]], decode_requests: int, decode_context_tokens: int
@@ -214,6 +230,8 @@ class StepModel:
         """All-reduce of the hidden states. A layer has two: behind the attention output and behind the MLP (Shoeybi et
         al., section 3)."""
         engine, row_bytes = self._gpu.engine, self._model.hidden * self._model.dtype_bytes
+        if self._reduced is not None:
+            self._reduced.note(tokens * row_bytes)
         seconds = all_reduce_s(self._gpu, self._ranks, tokens * row_bytes)
         if 0 < engine.long_step_tokens < tokens and self._ranks > 1:
             beyond_bytes = (tokens - engine.long_step_tokens) * row_bytes

@@ -83,7 +83,7 @@ class Simulation:
         self._decision_ns = hardware.decision_ns
         truth = Truth(workload.prompt_tokens, workload.output_tokens)
         devices = shared_devices(self._clock, hardware)
-        network = Network(self._clock, hardware)
+        network = self._network = Network(self._clock, hardware)
         engine = TransferEngine(self._clock, network, hardware, devices, abortable=bool(plan))
         self._faults = (
             FaultInjector(self._clock, plan, cluster, hardware, network, engine, self._report) if plan else None
@@ -148,7 +148,7 @@ class Simulation:
 
     def notes(self) -> list[str]:
         """What the user must be told of how durations came about."""
-        return self._fleet.notes()
+        return [*self._fleet.notes(), *self._network.notes()]
 
     def run(self) -> None:
         """Run until every request has finished or was rejected and everything that it held is free again."""

@@ -6,6 +6,7 @@ Neither must know what a worker is, or who shares with whom.
 from collections.abc import Callable
 
 from kvsim.sim.hardware import WorkerHardware
+from kvsim.sim.measured import Asked
 
 _NANO = 10**9
 NEVER_NS = 2**62 - 1  # compiled, integers up to here are as cheap as any
@@ -17,7 +18,8 @@ class Path:
     ``byte_resources`` take a byte per byte; ``operation_uses`` are (resource, what an operation takes of it).
     ``bytes_per_s`` and ``operations_per_s`` bound a flow that is alone. Flows slow each other down only if their paths
     have one of ``meets`` in common: who shares message rates also shares transmit or receive, who shares READs in
-    flight also shares posting. ``measured``: the workers at its ends whose NICs have measured times of messages.
+    flight also shares posting. ``measured``: the workers at its ends whose NICs have measured times of messages, each
+    with what its kind of NIC was asked for.
     ``gap_bytes``: what an operation takes of each byte resource beyond its bytes, or empty where it takes nothing.
     """
 
@@ -39,7 +41,7 @@ class Path:
         operation_uses: tuple[tuple[int, float], ...],
         posting: int,
         capacities: list[float],
-        measured: tuple[WorkerHardware, ...],
+        measured: tuple[tuple[WorkerHardware, Asked], ...],
         gap_bytes: tuple[float, ...] = (),
     ) -> None:
         self.byte_resources = byte_resources
@@ -65,9 +67,10 @@ class Path:
         bytes_per_s = self.bytes_per_s
         for resource, gap_bytes in zip(self.byte_resources, self.gap_bytes, strict=False):
             bytes_per_s = min(bytes_per_s, self._capacities[resource] / (1.0 + gap_bytes / bytes_per_operation))
-        for worker in self.measured:
+        for worker, asked in self.measured:
             times = worker.nic.message_times
             assert times is not None, worker.nic.name
+            asked.note(size_bytes // worker.nics)
             moving_ns = times.of(size_bytes / worker.nics) - worker.nic.latency_ns
             bytes_per_s = min(bytes_per_s, size_bytes * _NANO / max(1.0, moving_ns))
         return bytes_per_s

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvsim.core.messages import FEMTOSECONDS_PER_NS
-from kvsim.sim.collectives import all_reduce_s
+from kvsim.sim.collectives import all_reduce_s, measured_bytes
 from kvsim.sim.hardware import GpuSpec, LayerTables, ModelShape
 from kvsim.sim.measured import Asked
 from kvsim.sim.step_times import UNBOUNDED
@@ -53,6 +53,10 @@ class LayerSteps:
             "requests that decode beside a chunk": Asked(0, tables.mixed_decodes_max),
             "mean context of decoding requests": Asked(1, tables.context_tokens[-1]),
         }
+        self._reduced_bytes: Asked | None = None
+        measured = measured_bytes(gpu, tensor_parallel) if gpu is not None else None
+        if measured is not None:
+            self._reduced_bytes = self._asked["bytes of an all-reduce"] = Asked(*measured)
 
     def prefill_ns(self, chunks: Sequence[tuple[int, int]], decode_requests: int, decode_context_tokens: int) -> int:
         """See ``StepTimes``."""
@@ -105,6 +109,8 @@ class LayerSteps:
         total_fs = round(kernels_us * _FEMTOSECONDS_PER_US) + self._between_fs
         if self._reduced is not None:
             gpu, ranks, token_bytes, times = self._reduced
+            if self._reduced_bytes is not None:
+                self._reduced_bytes.note(tokens * token_bytes)
             total_fs += round(times * all_reduce_s(gpu, ranks, tokens * token_bytes) * _FEMTOSECONDS_PER_S)
         return total_fs
 

@@ -18,6 +18,7 @@ from kvsim.sim.clock import Clock
 from kvsim.sim.fairshare import Bundle, fair_byte_rates
 from kvsim.sim.flow import NEVER_NS, Flow, Path
 from kvsim.sim.hardware import Hardware, UplinkSpec, WorkerHardware
+from kvsim.sim.measured import Asked
 
 _NANO = 10**9
 NO_FLOW = -1
@@ -51,9 +52,22 @@ class Network:
         self._flows_at = [0] * len(self._capacities)
         self._flows: dict[int, Flow] = {}  # by id, in order of start
         self._flows_started = 0
+        self._asked = {  # of NICs whose messages were measured: what transfers asked for
+            worker.nic: Asked(worker.nic.message_times.size_bytes[0], worker.nic.message_times.size_bytes[-1])
+            for worker in hardware.workers
+            if worker.nic.message_times is not None
+        }
         self._touched: list[int] = []  # resources whose flows must share anew at this instant
         self._timer_at_ns = NEVER_NS
         self._timer_generation = 0
+
+    def notes(self) -> list[str]:
+        """What was asked for beyond what was measured."""
+        return [
+            f"bytes of a transfer and NIC went {found}, NIC {nic.name} measured {asked.measured}: extrapolated"
+            for nic, asked in self._asked.items()
+            if (found := asked.beyond())
+        ]
 
     def latency_ns(self, source: int, target: int) -> int:
         """One way, an empty message: the larger of the two NICs' latencies, plus every uplink on the way, plus what
@@ -231,7 +245,7 @@ class Network:
         byte_resources = (_index(source, _Resource.TRANSMIT), _index(target, _Resource.RECEIVE), *uplinks)
         posting = _index(target if kind == "pull" else source, _Resource.POSTING)
         ends = (self._workers[source], self._workers[target])
-        measured = tuple(dict.fromkeys(end for end in ends if end.nic.message_times is not None))
+        measured = tuple((end, self._asked[end.nic]) for end in dict.fromkeys(ends) if end.nic in self._asked)
         operation_uses = self._operation_uses(source, target, kind)
         gap_bytes = self._gap_bytes(ends, len(uplinks))
         path = Path(byte_resources, operation_uses, posting, self._capacities, measured, gap_bytes)

@@ -59,10 +59,10 @@ class Worker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Workers by id, and of those whose steps were measured by name what they were asked for."""
+    """Workers by id, and by name whatever may have been asked for more than was measured."""
 
     workers: tuple[Worker, ...]
-    measured: tuple[tuple[str, Worker, MeasuredSteps | LayerSteps], ...]
+    measured: tuple[tuple[str, Worker, MeasuredSteps | LayerSteps | StepModel], ...]
 
     def notes(self) -> list[str]:
         """What the user must be told of how durations came about, each thing once."""
@@ -90,13 +90,13 @@ def simulated_workers(
     """The workers of a cluster, all idle. ``report`` is called from the event loop with each fact. ``paced`` may put
     something between a worker and its step times, which tells others than those at times."""
     workers: list[Worker] = []
-    measured: list[tuple[str, Worker, MeasuredSteps | LayerSteps]] = []
+    measured: list[tuple[str, Worker, MeasuredSteps | LayerSteps | StepModel]] = []
     for spec, facts in zip(cluster.workers, hardware.workers, strict=True):
         steps = step_times(hardware.model, facts)
         asked = steps if paced is None else paced(spec.id, steps)
         worker = _worker(clock, spec, facts, asked, cluster.kv.layers, truth, report, devices)
         workers.append(worker)
-        if isinstance(steps, MeasuredSteps | LayerSteps):
+        if isinstance(steps, MeasuredSteps | LayerSteps | StepModel):
             measured.append((spec.name, worker, steps))
     return Workers(tuple(workers), tuple(measured))
 
