@@ -16,6 +16,7 @@ from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import (
     ChooseMode,
     Command,
+    EndLease,
     Event,
     ModeReason,
     Record,
@@ -32,9 +33,10 @@ from kvsim.errors import RunFolderError
 
 AUDIT_SUFFIX = ".audit.jsonl"
 
-Outcome: TypeAlias = Literal["arrived", "stale", "failed", "stopped", "lost", "unfinished"]
+Outcome: TypeAlias = Literal["arrived", "stale", "failed", "stopped", "expired", "lost", "unfinished"]
 """``stale``: it arrived from blocks that were another request's by then, and nothing was computed from it. ``failed``:
-it did not arrive. ``stopped``: it did not as it was no longer wanted. ``lost``: one of its workers was. ``unfinished``:
+it did not arrive. ``stopped``: it did not as it was no longer wanted. ``expired``: nor as its source was given up when
+nobody had shown for a whole lease that he wanted it. ``lost``: one of its workers was. ``unfinished``:
 the log ends before it did."""
 
 Reason: TypeAlias = ModeReason | Literal["policy", "retry"]
@@ -67,7 +69,7 @@ class Auditor:
     def __init__(self, cluster: ClusterSpec) -> None:
         self._workers = cluster.workers
         self._moving: dict[TransferId, tuple[int, StartTransfer, Reason]] = {}
-        self._stopped: set[TransferId] = set()
+        self._stopped: dict[TransferId, Outcome] = {}
         self._chosen: dict[RequestId, ModeReason] = {}
         self._failed: set[RequestId] = set()
 
@@ -80,7 +82,7 @@ class Auditor:
                     fresh = self._moving[transfer][1].generation == generation
                     ended.append(self._end(transfer, now_ns, "arrived" if fresh else "stale"))
                 case TransferFailed(transfer) if transfer in self._moving:
-                    ended.append(self._end(transfer, now_ns, "stopped" if transfer in self._stopped else "failed"))
+                    ended.append(self._end(transfer, now_ns, self._stopped.get(transfer, "failed")))
                 case WorkerLost(worker):
                     lost = [
                         transfer
@@ -91,19 +93,26 @@ class Auditor:
                 case _:
                     pass
         for command in commands:
-            match command:
-                case StartTransfer(transfer, request):
-                    retry = request in self._failed
-                    reason: Reason = "retry" if retry else self._chosen.get(request, "policy")
-                    self._moving[transfer] = now_ns, command, reason
-                case StopTransfer(transfer):
-                    self._stopped.add(transfer)
-                case ChooseMode(request, why=why):
-                    self._chosen[request] = why
-                    self._failed.discard(request)
-                case _:
-                    pass
+            self._ordered(now_ns, command)
         return ended
+
+    def _ordered(self, now_ns: int, command: Command) -> None:
+        match command:
+            case StartTransfer(transfer, request):
+                retry = request in self._failed
+                reason: Reason = "retry" if retry else self._chosen.get(request, "policy")
+                self._moving[transfer] = now_ns, command, reason
+            case StopTransfer(transfer):
+                self._stopped.setdefault(transfer, "stopped")
+            case EndLease(request=request):
+                for transfer, (_, order, _) in self._moving.items():
+                    if order.request == request:
+                        self._stopped[transfer] = "expired"
+            case ChooseMode(request, why=why):
+                self._chosen[request] = why
+                self._failed.discard(request)
+            case _:
+                pass
 
     def unfinished(self) -> list[Movement]:
         """Those that have not ended, in the order in which they began."""
@@ -111,7 +120,7 @@ class Auditor:
 
     def _end(self, transfer: TransferId, ended_ns: int | None, outcome: Outcome) -> Movement:
         started_ns, order, reason = self._moving.pop(transfer)
-        self._stopped.discard(transfer)
+        self._stopped.pop(transfer, None)
         if outcome == "arrived":
             self._failed.discard(order.request)
         else:

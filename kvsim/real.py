@@ -75,7 +75,7 @@ def calibrate(
 
     refuse_unreal(scenario)
     real, source = real_of(scenario), model_source(scenario)
-    chosen = CalibrationPlan() if plan is None else plan
+    chosen = (CalibrationPlan() if plan is None else plan).within(source.config().context_tokens_max)
     wanted = set(transports or _transports_used(scenario, real))
     unknown = sorted(wanted.difference(_transports()))
     if unknown:

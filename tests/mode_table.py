@@ -1,4 +1,5 @@
-"""Every shipped scenario in every transfer mode, beside mode adaptive: ``python tests/mode_table.py [REQUESTS]``.
+"""Every shipped scenario in every transfer mode, beside mode adaptive: ``python tests/mode_table.py [REQUESTS]
+[NAME | NAME/ENVIRONMENT ...]``.
 
 Variants that differ in their transfer mode only are one environment; each environment is simulated in every fixed mode
 that moves KV one-sidedly, in mode adaptive, and colocated, which is no mode of a disaggregated cluster and stands there
@@ -96,11 +97,13 @@ def mean_e2e_s(variant: Variant, overrides: Sequence[str], path: Path) -> float:
 
 
 def rows(names: Sequence[str], requests: int | None, modes: Sequence[str] = MODES) -> Iterator[Row]:
-    """The table, row by row; with ``requests`` each run is cut to so many."""
-    for name in names:
+    """The table, row by row; with ``requests`` each run is cut to so many. A name may name one environment only."""
+    for name, _, only in (each.partition("/") for each in names):
         path = SCENARIOS / f"{name}.yaml"
         cut = shortened(name, requests)
         for environment, changes in environments(name).items():
+            if only not in ("", environment):
+                continue
             e2e_s = {}
             for mode in [mode for mode in modes_of(changes) if mode in modes]:
                 variants = {"tried": {**changes, "transfer.mode": mode}}
@@ -121,9 +124,31 @@ def show(row: Row) -> str:
     return f"{row.scenario:13}{row.environment:17}{times}  {row.excess:+7.1%} of {row.best:8}{against}"
 
 
+def spread(shares: Sequence[float | None]) -> str:
+    """The least and the most of what is known, in per cent."""
+    known = sorted(share for share in shares if share is not None)
+    texts = list(dict.fromkeys(f"{100 * share:+.1f}" for share in (*known[:1], *known[-1:])))
+    return " to ".join(texts) + " %" if texts else ""
+
+
+def summary(table: Sequence[Row]) -> Iterator[str]:
+    """The table in short, in Markdown: a line a scenario."""
+    yield "| scenario | environments | adaptive against the best fixed mode | against colocated |"
+    yield "|---|---|---|---|"
+    for scenario in dict.fromkeys(row.scenario for row in table):
+        mine = [row for row in table if row.scenario == scenario]
+        shares = spread([row.excess for row in mine]), spread([row.against_colocated for row in mine])
+        yield f"| `{scenario}` | {len(mine)} | {shares[0]} | {shares[1]} |"
+
+
 if __name__ == "__main__":
     print(f"{'mean E2E (s)':30}" + "".join(f"{mode:>10}" for mode in MODES) + "  adaptive is")
-    for line in rows(NAMES, int(sys.argv[1]) if len(sys.argv) > 1 else None):
+    counts = [int(word) for word in sys.argv[1:] if word.isdecimal()]
+    lines: list[Row] = []
+    names = [word for word in sys.argv[1:] if not word.isdecimal()]
+    for line in rows(names or NAMES, counts[0] if counts else None):
+        lines.append(line)
         print(show(line), flush=True)
+    print(*summary(lines), sep="\n")
     for left_out, why in LEFT_OUT.items():
         print(f"{left_out}: left out: {why}")

@@ -4,7 +4,7 @@ The table in full, over all requests: ``python tests/mode_table.py``.
 """
 
 import pytest
-from mode_table import FIXED, LEFT_OUT, NAMES, SCENARIOS, rows, show
+from mode_table import FIXED, LEFT_OUT, NAMES, SCENARIOS, Row, rows, show, summary
 
 BOUND = 0.03
 REQUESTS = {"validate_cpu": 24, "bench_4p4d": 150, "validate_gpu": 60}
@@ -30,3 +30,13 @@ def test_where_the_link_between_sites_is_thin_adaptive_is_far_better_than_any_fi
 def test_every_shipped_scenario_is_in_the_table_or_is_left_out_for_a_reason() -> None:
     shipped = sorted(path.stem for path in SCENARIOS.glob("*.yaml"))
     assert sorted([*NAMES, *LEFT_OUT]) == shipped
+
+
+def test_the_table_in_short_shows_the_least_and_the_most_of_each_scenario() -> None:
+    times = {"push": 2.0, "pull": 1.0, "streamed": 4.0}
+    table = [
+        Row("some", "one", {**times, "adaptive": 1.02, "colocated": 2.04}),
+        Row("some", "two", {**times, "adaptive": 0.5}),
+        Row("other", "one", {**times, "adaptive": 1.0}),
+    ]
+    assert list(summary(table))[2:] == ["| `some` | 2 | -50.0 to +2.0 % | -50.0 % |", "| `other` | 1 | +0.0 % |  |"]

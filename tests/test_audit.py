@@ -15,6 +15,7 @@ from backends.driver.requests import Submission
 from kvsim.audit import AuditWriter, Movement, movements, read_audit
 from kvsim.core.cluster import ClusterSpec, TransferMode
 from kvsim.core.messages import (
+    EndLease,
     Record,
     RequestId,
     StartTransfer,
@@ -45,7 +46,7 @@ def order(transfer: int, target: int = 1, generation: int = 7) -> StartTransfer:
 
 def told(*calls: tuple[int, object]) -> list[tuple[str, str]]:
     """Outcome and reason of each movement of a record of one event or command a call."""
-    commands = (StartTransfer, StopTransfer)
+    commands = (StartTransfer, StopTransfer, EndLease)
     records = [
         Record(now_ns, (), (what,)) if isinstance(what, commands) else Record(now_ns, (what,), ())  # type: ignore[arg-type]
         for now_ns, what in calls
@@ -84,6 +85,9 @@ def test_every_end_has_its_word_and_what_did_not_arrive_is_moved_again_for_that_
     done, failed = TransferDone(TransferId(0), 7), TransferFailed(TransferId(0))
     assert told((0, order(0)), (1, failed), (2, order(1))) == [("failed", "policy"), ("unfinished", "retry")]
     assert told((0, order(0)), (1, StopTransfer(TransferId(0))), (2, failed)) == [("stopped", "policy")]
+    given_up = EndLease(WorkerId(0), RequestId(3))
+    stopped = StopTransfer(TransferId(0))
+    assert told((0, order(0)), (1, given_up), (1, stopped), (2, failed)) == [("expired", "policy")]
     assert told((0, order(0)), (1, StopTransfer(TransferId(0))), (2, done)) == [("arrived", "policy")]
     assert told((0, order(0)), (1, WorkerLost(WorkerId(2)))) == [("unfinished", "policy")]
     assert told((0, order(0)), (1, WorkerLost(WorkerId(1))), (2, done)) == [("lost", "policy")]

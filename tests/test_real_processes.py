@@ -134,8 +134,9 @@ def test_arrivals_come_at_their_instants_and_the_run_ends_when_all_are_over(serv
         requests = collector.finish().requests
         assert (requests.arrival_ns - requests.arrival_ns[0] >= [0, 39_000_000, 79_000_000, 119_000_000]).all()
         assert requests.output_tokens.tolist() == [5, 5, 5, 5]
-        with pytest.raises(SubmissionError, match="token 300 is not in the vocabulary of 300"):
-            running.serve_arrivals([(0, Submission((300,), 5))], timeout_s=1.0)
+        wrong = [(0, Submission((299,), 5)), (0, Submission((300,), 5))]
+        with pytest.raises(SubmissionError, match="request 1: token 300 is not in the vocabulary of 300"):
+            running.serve_arrivals(wrong, timeout_s=1.0)
 
 
 def test_a_worker_that_cannot_start_is_named_with_its_last_words(service: MakeService) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from backends.calibrate.plan import CalibrationPlan
+from backends.calibrate.plan import CalibrationError, CalibrationPlan
 from backends.calibrate.watch import StepSample, Watch, while_busy
 from backends.control.messages import Report
 from kvsim.core.messages import (
@@ -191,3 +191,18 @@ def test_a_busy_machine_is_told() -> None:
     assert not any("other processes" in note for note in machine_profile(measurement(), FACTS).notes)
     notes = machine_profile(measurement(other_cores=1.3), FACTS).notes
     assert "other processes kept 1.3 cores busy meanwhile: measure again on a quiet machine" in notes
+
+
+@pytest.mark.parametrize("context_tokens_max", [32, 33, 100, 511, 512, 535, 536, 537, 32_768])
+def test_no_request_of_a_calibration_is_longer_than_the_model_has_positions_for(context_tokens_max: int) -> None:
+    plan = CalibrationPlan().within(context_tokens_max)
+    loads = [*plan.alone(), *plan.together(3), *plan.moved()]
+    lengths = {prompt + output for load in loads for prompt, output in load}
+    assert 0 < min(lengths) <= max(lengths) <= context_tokens_max
+    assert all(prompt > 0 and output > 0 for load in loads for prompt, output in load)
+    assert (plan == CalibrationPlan()) == (context_tokens_max >= 512 + 2 * 12)
+
+
+def test_a_model_with_too_few_positions_to_calibrate_with_is_refused() -> None:
+    with pytest.raises(CalibrationError, match="the model has 31 positions, at least 32 are needed to calibrate"):
+        CalibrationPlan().within(31)

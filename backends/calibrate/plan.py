@@ -4,10 +4,20 @@ It must not know workers or clocks.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from kvsim.errors import KvsimError
 
 Lengths = tuple[tuple[int, int], ...]
 """Requests that arrive at once: (prompt tokens, output tokens) each."""
+
+
+LONGEST_MIN = 8
+"""Prompt tokens of the longest request, below which four prompts do not fit into a step."""
+
+
+class CalibrationError(KvsimError):
+    """A model that cannot be calibrated with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,22 @@ class CalibrationPlan:
         """The most tokens that one request has, prompt and output."""
         longest = max(*self.prompt_tokens, *self.contexts, 2 * self.batch_tokens_max)
         return longest + self.output_tokens
+
+    def within(self, context_tokens_max: int) -> "CalibrationPlan":
+        """The same with no request longer than a model has positions for. Raises CalibrationError if it has too few."""
+        longest = context_tokens_max - 2 * self.output_tokens
+        if longest < LONGEST_MIN:
+            least = LONGEST_MIN + 2 * self.output_tokens
+            raise CalibrationError(
+                f"the model has {context_tokens_max} positions, at least {least} are needed to calibrate"
+            )
+        batch = min(self.batch_tokens_max, longest // 2)
+        return replace(
+            self,
+            batch_tokens_max=batch,
+            prompt_tokens=tuple([tokens for tokens in self.prompt_tokens if tokens <= batch]) or (batch,),
+            contexts=tuple([tokens for tokens in self.contexts if tokens <= longest]) or (longest,),
+        )
 
     def alone(self) -> Iterator[Lengths]:
         """What one worker serves, each once the one before is over: prompts by themselves, several in a step, some that

@@ -22,7 +22,7 @@ from backends.control.ticket import new_secret
 from backends.driver.arrivals import Arrivals
 from backends.driver.connections import Readdress
 from backends.driver.driver import Driver, Observer, Watcher
-from backends.driver.errors import ServiceError
+from backends.driver.errors import ServiceError, SubmissionError
 from backends.driver.fleet import Fleet, Resources
 from backends.driver.loop import Decisions, Loop
 from backends.driver.requests import Submission
@@ -109,7 +109,12 @@ class Service:
         """Submit each request at its instant, in ns from now, and serve until all are over. Raises SubmissionError
         before anything is served if one cannot be, ServiceError if the workers fail or the time is over."""
         now_ns = self._loop.now_ns
-        planned = [(now_ns + at_ns, self._checked(submission)) for at_ns, submission in arrivals]
+        planned = []
+        for request, (at_ns, submission) in enumerate(arrivals):
+            try:
+                planned.append((now_ns + at_ns, self._checked(submission)))
+            except SubmissionError as error:
+                raise SubmissionError(f"request {request}: {error}") from None
         self._loop.arrivals = Arrivals(planned)
         if not self._until(lambda: self._loop.idle, timeout_s):
             live = self.driver.scheduler.requests_live
