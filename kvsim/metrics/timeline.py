@@ -6,6 +6,7 @@ came about.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -55,11 +56,17 @@ def worker_timeline(columns: RunColumns) -> Timeline:
         rates: Floats = transferred_bytes(transfers, worker, workers, edges_ns) * 1e9 / interval_ns
         return rates
 
-    busy, running = _activity(columns)
+    def while_computing(begins: list[Changes], ends: list[Changes]) -> Floats:
+        area = binned_area(begins, workers, edges_ns)
+        area -= binned_area(ends, workers, edges_ns)
+        means: Floats = area / interval_ns
+        return means
+
+    (begin_busy, begin_running), (end_busy, end_running) = _activity(columns)
     return Timeline(
         edges_ns=edges_ns,
-        busy=mean(*busy),
-        requests_running=mean(*running),
+        busy=while_computing(begin_busy, end_busy),
+        requests_running=while_computing(begin_running, end_running),
         kv_reserved_blocks=mean(*columns.memory.reserved_parts),
         kv_filled_blocks=filled(),
         sent_bytes_per_s=rate(transfers.source),
@@ -127,20 +134,25 @@ def transferred_bytes(transfers: TransferColumns, worker: Integers, workers: int
     return total.astype(np.float64).reshape(workers, bins)
 
 
-def _activity(columns: RunColumns) -> tuple[list[Changes], list[Changes]]:
-    """Whether a worker computes, and for how many requests."""
+_Activity: TypeAlias = tuple[list[Changes], list[Changes]]
+"""Whether a worker computes, and for how many requests: what both change by, at the beginning or at the end."""
+
+
+def _activity(columns: RunColumns) -> tuple[_Activity, _Activity]:
+    """How each piece of computing begins, and how it ends: by the same amounts, which are kept once."""
     prefills, steps = columns.prefills, columns.steps
     of_steps = requests_in_steps(columns.spans, steps)
     worker, end_ns, duration_ns = steps.worker, steps.end_ns, steps.duration_ns
     if steps.mixed.any():  # those are prefills as well
         decode = np.flatnonzero(~steps.mixed)
         worker, end_ns, duration_ns, of_steps = (column[decode] for column in (worker, end_ns, duration_ns, of_steps))
-    busy, running = [], []
+    begins: _Activity = ([], [])
+    ends: _Activity = ([], [])
     for who, start_ns, over_ns, requests in (
         (prefills.worker, prefills.start_ns, prefills.end_ns, prefills.requests),
         (worker, end_ns - duration_ns, end_ns, of_steps),
     ):
-        one = np.broadcast_to(np.int64(1), who.shape)
-        busy += [Changes(who, start_ns, one), Changes(who, over_ns, -one)]
-        running += [Changes(who, start_ns, requests), Changes(who, over_ns, -requests)]
-    return busy, running
+        for place, amount in enumerate((np.broadcast_to(np.int64(1), who.shape), requests)):
+            begins[place].append(Changes(who, start_ns, amount))
+            ends[place].append(Changes(who, over_ns, amount))
+    return begins, ends

@@ -42,6 +42,11 @@ part() { # NAME COMMAND..: run it and note how long it took
     took+=("$1 $((SECONDS - began)) s")
 }
 
+in_guest() { # PYTEST-ARGUMENTS..
+    "$here/run_in_guest.sh" --engine "$engine" --timeout 400 -- \
+        "$python" -m pytest -q -p no:cacheprovider -m rdma --durations=5 "$@"
+}
+
 wanted() { [[ -z $only || $only == "$1" ]]; }
 
 if wanted recipe; then
@@ -49,8 +54,15 @@ if wanted recipe; then
         "$here/check_recipe.sh" "$python" "$cache/pyverbs/pyverbs"
 fi
 if wanted one; then
-    part "one guest" "$here/run_in_guest.sh" --engine "$engine" --timeout 400 -- \
-        "$python" -m pytest -q -p no:cacheprovider -m rdma --durations=5 "$@"
+    if (($#)); then
+        part "one guest" in_guest "$@"
+    else
+        # The mark is made in transport_world. No more is imported than needed, and no more at a time: what a process of
+        # the guest maps in pieces is limited (run_in_guest.sh), and all tests in one process are too much for it.
+        mapfile -t files < <(grep -l transport_world tests/test_transport_*.py tests/test_verbs_*.py)
+        part transport in_guest "${files[@]}"
+        part "real workers" in_guest tests/test_real_processes.py
+    fi
 fi
 if wanted two; then
     part "two guests" "$here/run_in_two_guests.py" --engine "$engine" --timeout 120 -- "$python" "$here/two_hosts.py"
