@@ -7,7 +7,7 @@ import pytest
 from mode_table import FIXED, LEFT_OUT, NAMES, SCENARIOS, Row, rows, show, summary
 
 BOUND = 0.03
-REQUESTS = {"validate_cpu": 24, "bench_4p4d": 150, "validate_gpu": 60}
+REQUESTS = {"validate_cpu": 20, "bench_4p4d": 150, "validate_gpu": 60, "day_swing": 50, "failures": 60, "two_sites": 60}
 MODES = (*FIXED, "adaptive")
 """Few requests, as each is simulated in four modes; 100 where nothing is said."""
 

@@ -142,6 +142,18 @@ def test_without_steps_of_several_chunks_pairs_within_cost_as_much_as_pairs_with
         assert predicted_ns(steps, point) == pytest.approx(point.ns, rel=1e-4)
 
 
+def test_where_disturbed_steps_leave_nothing_but_attention_it_is_assumed_and_the_note_says_so() -> None:
+    """Sixteen tokens in four chunks were four times as fast as in one: if pairs within a chunk cost as much as that
+    says, tokens would cost nothing."""
+    whole, later = ((0, 16),), ((16, 16),)
+    chunks = (((0, 8),), whole, ((0, 8),) * 2, ((0, 4),) * 4, whole, later)
+    points = [StepPoint(each, 0, 0, ns) for each, ns in zip(chunks, (15e6, 20e6, 15e6, 5e6, 21e6, 16e6), strict=True)]
+    found = fit_steps([*points, StepPoint((), 1, 16, 2e6)])
+    assert all(row.ns > 1e6 for row in found.steps.prefill.tokens)
+    assert found.steps.prefill.own_pair_ns <= found.steps.prefill.past_pair_ns
+    assert any("leave nothing but attention within chunks" in note for note in found.notes)
+
+
 def test_assumed_attention_never_makes_more_tokens_cheaper() -> None:
     """Pairs with earlier tokens are so slow that as slow pairs within a chunk could not be: the table would fall."""
     single = [StepPoint(((0, n),), 0, 0, 1e6 * n) for n in (100, 200, 400)]

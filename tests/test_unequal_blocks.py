@@ -90,7 +90,7 @@ def oracle(
     return moved
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     layouts,
     layouts,

@@ -11,7 +11,8 @@ name them; no range runs from one row into the next, because engines register ro
 Whole blocks move, the unused token slots of the last one included.
 
 Where one side's blocks are longer, by a whole factor, everything is counted in *parts*: a long block is as many parts
-as it has room for short ones, and a short block is one. Tables pair up part by part, as far as both reach.
+as it has room for short ones, and a short block is one. Tables pair up part by part, as far as both reach; ranges run
+from part to part only where whole parts follow each other without a gap.
 
 This module must not know how bytes are moved, nor what that costs. A range may exceed what one work request can carry
 (2**31 bytes on InfiniBand); splitting it is the wire's business.
@@ -90,7 +91,8 @@ def transfer_ranges(
     _assert_in_pool("source", source_first, run_blocks, sides[0].parts_total)
     _assert_in_pool("target", target_first, run_blocks, sides[1].parts_total)
     outside, chunk_bytes = _split_off_chunk(source, target, spans)
-    if outside[-1] != "block" or not (sides[0].touch(chunk_bytes) and sides[1].touch(chunk_bytes)):
+    coalesces = outside[-1] == "block" and sides[0].touch(chunk_bytes) and sides[1].touch(chunk_bytes)
+    if not coalesces:
         source_first, target_first = spread_runs(source_first, run_blocks), spread_runs(target_first, run_blocks)
         run_blocks = np.ones_like(source_first)
 
@@ -107,8 +109,10 @@ def transfer_ranges(
     sizes_bytes = np.resize(run_blocks * chunk_bytes, len(source_at))  # repeats the runs of one row for every row
     source_at += sum([first * source.stride(dimension) for dimension, (first, _, _) in spans.items()])
     target_at += sum([first * target.stride(dimension) for dimension, (_, first, _) in spans.items()])
-    ranges = _merged(source, target, source_at, target_at, sizes_bytes, rows)
-    return ranges if tokens[0] == tokens[1] else _ascending(ranges)
+    if tokens[0] == tokens[1]:
+        return _merged(source, target, source_at, target_at, sizes_bytes, rows)
+    apart = rows if coalesces else rows * len(run_blocks)  # the last chunk of a part may touch the next part by chance
+    return _ascending(_merged(source, target, source_at, target_at, sizes_bytes, apart))
 
 
 def pair_up(
@@ -181,7 +185,7 @@ def _split_off_chunk(source: KvTensor, target: KvTensor, spans: _Spans) -> tuple
 def _merged(
     source: KvTensor, target: KvTensor, source_at: Int64s, target_at: Int64s, sizes_bytes: Int64s, rows: int
 ) -> Ranges:
-    """Offsets to addresses; neighbours in a row that touch on both sides become one."""
+    """Offsets to addresses; neighbours in one of ``rows`` equal stretches that touch on both sides become one."""
     begins = np.ones(len(source_at), dtype=np.bool_)
     begins[1:] = (source_at[1:] != source_at[:-1] + sizes_bytes[:-1]) | (
         target_at[1:] != target_at[:-1] + sizes_bytes[:-1]

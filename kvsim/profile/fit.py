@@ -141,10 +141,12 @@ def _fit_prefill(points: list[StepPoint], notes: list[str]) -> PrefillSteps:
     known = {name: column for name, column, tells in zip(_FEATURES, columns, told, strict=True) if tells}
     if "past" not in known:
         notes.append("no chunk behind other tokens was measured: attention to them is taken as free")
-    matrix = np.column_stack([dummies, *known.values()])
-    found = robust_fit(matrix, _values(points))
-    costs = dict(zip(known, found[len(sizes) :].tolist(), strict=True))
-    tokens_ns, own_ns = found[: len(sizes)], costs.get("own", 0.0)
+    tokens_ns, costs = _tokens_and_costs(dummies, known, points)
+    if "own" in known and any(tokens_ns <= 0):
+        notes.append("disturbed steps leave nothing but attention within chunks: it is taken as that to earlier tokens")
+        del known["own"]
+        tokens_ns, costs = _tokens_and_costs(dummies, known, points)
+    own_ns = costs.get("own", 0.0)
     if "own" not in known:
         tokens_ns, own_ns = _within_chunks(sizes, tokens_ns, costs.get("past", 0.0))
     if any(tokens_ns <= 0):
@@ -161,6 +163,15 @@ def _fit_prefill(points: list[StepPoint], notes: list[str]) -> PrefillSteps:
         chunk_ns=round(costs.get("chunk", 0.0), 1),
         start_token_max=max(start for point in points for start, _ in point.chunks),
     )
+
+
+def _tokens_and_costs(
+    dummies: Floats, known: dict[str, Floats], points: list[StepPoint]
+) -> tuple[Floats, dict[str, float]]:
+    """Nanoseconds of each number of tokens, and of one of each known feature."""
+    found = robust_fit(np.column_stack([dummies, *known.values()]), _values(points))
+    sizes = dummies.shape[1]
+    return found[:sizes], dict(zip(known, found[sizes:].tolist(), strict=True))
 
 
 def _within_chunks(sizes: list[int], steps_ns: Floats, own_ns: float) -> tuple[Floats, float]:
