@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.control.errors import Refusal
@@ -157,6 +157,7 @@ PLAIN = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(st.sampled_from(DRIVER_MESSAGES + WORKER_MESSAGES), st.data())
 def test_messages_with_something_else_in_a_field_never_raise_anything_but_a_refusal(message: Any, data: Any) -> None:
     fields = msgspec.msgpack.decode(msgspec.msgpack.encode(message))

@@ -177,7 +177,7 @@ def test_a_killed_and_a_hung_decode_worker_lose_no_request_and_one_comes_back(
         for stream in streams:
             stream.next_tokens(30.0)
         os.kill(running.process(killed), signal.SIGKILL)
-        wait_for(lambda: running.process(killed) == 0)
+        wait_for(lambda: running.is_away(killed))
         running.launch(killed)
         wait_for(lambda: running.process(killed) != 0)
         os.kill(running.process(hung), signal.SIGSTOP)

@@ -210,6 +210,7 @@ class Conductor:
             self._until(partial(self._is_lost, blow), f"{blow.kind} of worker {blow.worker} was not noticed")
         away = [spec.id for spec in self._scene.settings.cluster.workers if spec.id not in self._scene.present()]
         for worker in away:
+            self._until(partial(self._scene.service.is_away, worker), f"the process of worker {worker} has not ended")
             self._scene.service.launch(worker)
         self._until(lambda: all(worker in self._scene.present() for worker in away), f"workers {away} are not back")
 

@@ -171,6 +171,11 @@ class Service:
         """The operating system's id of a worker's process on its host; 0 if it is not serving."""
         return self._fleet.process(worker)
 
+    def is_away(self, worker: WorkerId) -> bool:
+        """Whether no process of this worker is left, so that it may be launched. A worker that was lost is known to be
+        lost a moment before that."""
+        return self._fleet.is_away(worker)
+
     def cancel(self, request: RequestId) -> None:
         """The output of this request is wanted no more. Harmless if it is over."""
         self._loop.asked.put(lambda: self.driver.cancel(request))
@@ -178,8 +183,8 @@ class Service:
     def launch(self, worker: WorkerId) -> None:
         """Start a worker that is not there, or no longer; the scheduler gives it work when it is connected. One that is
         not within the start timeout is ended, and can be started anew; as can one whose process cannot be made, which
-        is logged. Raises ServiceError if its last process has not ended."""
-        if not self._fleet.is_away(worker):
+        is logged. Raises ServiceError if its last process has not ended (see ``is_away``)."""
+        if not self.is_away(worker):
             name = self._cluster.workers[worker].name
             raise ServiceError(f"worker {name} cannot be started: its last process has not ended")
         self._loop.asked.put(lambda: self._launch_again(worker))

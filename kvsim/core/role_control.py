@@ -134,7 +134,8 @@ class RoleControl:
         if not donors or len(self._fleet.serving(other)) < 2:
             return False
         large = [worker for worker in donors if self._leaves_room(worker, other)]
-        self._begin(self._first_drained(large or donors), role, f"no {role} worker is left", now_ns)
+        reason = f"no {role} worker holds {tokens} tokens" if self._fleet.serving(role) else f"no {role} worker is left"
+        self._begin(self._first_drained(large or donors), role, reason, now_ns)
         return True
 
     def _follow_policy(self, now_ns: int) -> None:

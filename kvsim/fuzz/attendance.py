@@ -3,8 +3,12 @@
 It must not know requests, blocks or transfers.
 """
 
+import re
+
 from kvsim.core.cluster import ClusterSpec, Role
 from kvsim.core.messages import DrainWorker, KeepRole, SwitchRole, WorkerId
+
+_TOKENS_HELD = re.compile(r" holds (\d+) tokens$")
 
 
 class Attendance:
@@ -19,6 +23,7 @@ class Attendance:
         self._policy = spec.policy.roles
         self._leaving = [False] * len(spec.workers)
         self._draining: set[WorkerId] = set()
+        self._capacity_tokens = [worker.kv_blocks * spec.block_tokens(worker.id) for worker in spec.workers]
 
     def there(self) -> list[WorkerId]:
         """Every worker that is there, by id."""
@@ -64,10 +69,10 @@ class Attendance:
             case DrainWorker(role=role):
                 self._draining.add(worker)
                 assert self.roles[worker] != role, f"{command}, which it has"
-                left, policy = self._serving(self.roles[worker]), self._policy
+                left, policy = len(self._serving(self.roles[worker])), self._policy
                 assert policy is not None, f"{command} without a policy"
                 least = policy.prefill_min if role == "decode" else policy.decode_min
-                assert left >= (least if self._serving(role) else 1), f"{left} serve after {command}"
+                assert left >= (least if self._suffices(role, command.reason) else 1), f"{left} serve after {command}"
             case KeepRole():
                 self._draining.remove(worker)
             case SwitchRole(role=role):
@@ -76,12 +81,20 @@ class Attendance:
                 self.switching[worker] = command
                 self.switched += 1
 
-    def _serving(self, role: Role) -> int:
+    def _suffices(self, role: Role, reason: str) -> bool:
+        """Whether somebody has the role who is large enough for the context that a change is said to be for. If not,
+        the other role gives up a worker below its least number."""
+        said = _TOKENS_HELD.search(reason)
+        tokens = int(said.group(1)) if said else 0
+        return any(self._capacity_tokens[worker] > tokens for worker in self._serving(role))
+
+    def _serving(self, role: Role) -> list[WorkerId]:
         """Workers that have the role and are given work."""
-        return sum(
-            self.roles[worker] == role
+        return [
+            worker
+            for worker in self.there()
+            if self.roles[worker] == role
             and not self._leaving[worker]
             and worker not in self._draining
             and worker not in self.switching
-            for worker in self.there()
-        )
+        ]
