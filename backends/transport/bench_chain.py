@@ -18,7 +18,7 @@ from backends.transport.memory import allocate_private
 from backends.transport.port import TransportError
 from backends.transport.verbs.device import Device
 from backends.transport.verbs.faults import words_for
-from backends.transport.verbs.native import poller_of
+from backends.transport.verbs.native import poller_of, yield_processor
 from backends.transport.verbs.queue_pairs import make_initiator
 from backends.transport.verbs.requests import ELEMENT, READ, REQUEST, SIGNALED, WRITE
 from backends.transport.verbs.wire import QueuePairAddress
@@ -81,7 +81,7 @@ class ChainSide:
                 posted = min(posted + CHAIN_REQUESTS, count)
             found = self._poller.take()
             if not len(found):
-                os.sched_yield()  # software that carries RDMA out may want this processor
+                yield_processor()  # software that carries RDMA out may want it
                 if time.monotonic() > deadline_s:
                     raise TransportError(f"the benchmark's chain did not end within {_WAIT_S:g} s")
                 continue
