@@ -83,12 +83,13 @@ def bench_transfer(
     print_table(transfer_table(result))
     for note in notes(result):
         typer.echo(note)
-    for profile in profiles(result, date.today().isoformat()):
+    fitted = profiles(result, date.today().isoformat())
+    for profile in fitted:
         points = [(point.block_bytes, point.bytes_per_s, point.latency_ns) for point in profile.points]
         typer.echo(f"{profile.transport}: READs, measured and simulated with the NIC that was fitted to them")
         print_table(prediction_table(predict(profile.nic, profile.total_bytes, points)))
     if out is not None:
-        for path in write_profiles(out, result, date.today().isoformat()):
+        for path in write_profiles(out, fitted):
             typer.echo(f"wrote {path}")
 
 

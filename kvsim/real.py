@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvsim.core.links import NS_PER_S
-from kvsim.errors import KvsimError, ScenarioError
+from kvsim.errors import KvsimError
 from kvsim.presets.fields import ModelFields
 from kvsim.scenario import Scenario, Variant, read_profile, with_changes
-from kvsim.scenario.problems import in_order
 from kvsim.scenario.real_schema import Real
-from kvsim.scenario.tree import Node, found, problem_at
+from kvsim.scenario.tree import Node
 from kvsim.sim.driver import OUTPUT_TOKENS_UNLIMITED, Observer
 from kvsim.validation import RealRun, ValidationFolder, validate_scenario
 from kvsim.validation.conduct import Tell
+from kvsim.validation.unreal import refuse_unreal
 from kvsim.version import VERSION
 from kvsim.workload import Workload
 
@@ -215,20 +215,6 @@ def model_source(scenario: Scenario) -> "ModelSource":
     if wrong:
         raise RealError(f"{scenario.path}: real.model {real.model} is another model:\n  " + "\n  ".join(wrong))
     return source
-
-
-def refuse_unreal(scenario: Scenario) -> None:
-    """Raises ScenarioError for what can be simulated and real workers cannot do, all at once."""
-    message = "found {}, expected 1: a real worker computes with one rank; kvsim run simulates it"
-    problems = []
-    for tree in scenario.source.expanded.values():
-        for pool, node in ((tree.mapping or {})["workers"].mapping or {}).items():
-            ranks = (node.mapping or {}).get("tensor_parallel")
-            if ranks is not None and ranks.value not in (None, 1):
-                key = f"workers.{pool}.tensor_parallel"
-                problems.append(problem_at(ranks.key_place, key, message.format(found(ranks.plain()))))
-    if problems:
-        raise ScenarioError(in_order(problems))
 
 
 def transport_of(variant: Variant) -> str:

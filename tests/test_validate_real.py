@@ -188,13 +188,15 @@ def test_a_transport_that_the_profile_has_not_measured_can_be_chosen_and_is_cali
 
 
 @pytest.mark.parametrize("verb", ["calibrate", "validate"])
-def test_tensor_parallel_workers_are_refused_where_they_are_written(
+def test_workers_that_can_only_be_simulated_are_refused_where_they_are_written(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write_scenario(tmp_path)
     document = yaml.safe_load(file.read_text())
     document["workers"]["decode"]["tensor_parallel"] = 2
     document["variants"]["wide"] = {"workers.prefill.tensor_parallel": 2}
+    document["variants"]["longer"] = {"workers.prefill.block_tokens": 32}
+    document["variants"]["the_same"] = {"workers.prefill.block_tokens": 16}
     file.write_text(yaml.safe_dump(document, sort_keys=False))
     load_scenario(file)  # it can be simulated
     lines = file.read_text().splitlines()
@@ -208,6 +210,9 @@ def test_tensor_parallel_workers_are_refused_where_they_are_written(
     why = "found 2, expected 1: a real worker computes with one rank; kvsim run simulates it"
     assert told[0] == f"{file}:{written}:5: workers.decode.tensor_parallel: {why}"
     assert f"variants.wide.workers.prefill.tensor_parallel: {why}" in told[1]
+    why = "found 32, expected 16: real workers have blocks of cache.block_tokens; kvsim run simulates it"
+    assert f"variants.longer.workers.prefill.block_tokens: {why}" in told[2]
+    assert len(told) == 3
     assert list(tmp_path.iterdir()) == [file], "nothing is written before it is clear that it can be served"
 
 

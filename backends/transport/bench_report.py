@@ -4,6 +4,7 @@ It must not know how anything was measured.
 """
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,9 +82,8 @@ def profiles(result: TransferBench, date: str) -> list[LinkProfile]:
     return [_profile([row for row in result.rows if row.transport == name], date) for name in names]
 
 
-def write_profiles(out: Path, result: TransferBench, date: str) -> list[Path]:
-    """Write the profiles: to ``out`` itself if there is one, else to ``out`` with ``-<transport>`` in its name."""
-    made = profiles(result, date)
+def write_profiles(out: Path, made: Sequence[LinkProfile]) -> list[Path]:
+    """Write profiles: to ``out`` itself if there is one, else to ``out`` with ``-<transport>`` in its name."""
     paths = [
         out if len(made) == 1 else out.with_name(f"{out.stem}-{profile.transport}{out.suffix}") for profile in made
     ]
