@@ -34,6 +34,10 @@ def missing(kind: str) -> str:
         from backends.transport.verbs.device import missing as missing_device  # noqa: PLC0415
 
         return missing_device()
+    if kind == "cuda_ipc":
+        from backends.transport.cuda_ipc.gpu import missing as missing_gpu  # noqa: PLC0415
+
+        return missing_gpu()
     module = {"nixl": _NIXL, "mooncake": "mooncake", "message": "torch"}.get(kind)
     return "" if module is None or find_spec(module) is not None else f"{PEERS.get(kind, module)} is not installed"
 

@@ -28,6 +28,15 @@ _QUEUED_BATCHES = 2
 them."""
 
 
+def missing() -> str:
+    """Why transport cuda_ipc cannot be used here, or an empty text."""
+    try:
+        Driver().device(0)
+    except TransportError as error:
+        return str(error)
+    return ""
+
+
 class Spans:
     """Pieces of this process's addresses that are memory of GPUs. For all threads."""
 
