@@ -13,7 +13,6 @@
 #include <cuda.h>
 #undef cuMemcpyBatchAsync /* the entry of 12.8 is meant, not the one of 13 */
 #else
-#include <stddef.h>
 typedef enum { CUDA_SUCCESS = 0, CUDA_ERROR_INVALID_VALUE = 1, CUDA_ERROR_OUT_OF_MEMORY = 2,
     CUDA_ERROR_NOT_INITIALIZED = 3, CUDA_ERROR_NO_DEVICE = 100, CUDA_ERROR_INVALID_DEVICE = 101,
     CUDA_ERROR_INVALID_CONTEXT = 201, CUDA_ERROR_MAP_FAILED = 205, CUDA_ERROR_INVALID_HANDLE = 400,
@@ -33,6 +32,7 @@ typedef struct { int srcAccessOrder; CUmemLocation srcLocHint, dstLocHint; unsig
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
