@@ -13,7 +13,7 @@ pytest.importorskip(
     "transformers", reason="transformers is not installed: token equality is NOT tested; pip install 'kvsim[hf]'"
 )
 
-from real_models import LLAMA, QWEN2, QWEN3, ModelBacking, Reference, model_cluster, write_model
+from real_models import QWEN2, QWEN3, ModelBacking, Reference, model_cluster, prompts, write_model
 from real_worlds import InProcess
 from worlds import MODES
 
@@ -42,13 +42,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
 @pytest.fixture(scope="module")
 def reference(source: ModelSource) -> Reference:
     return Reference(source)
-
-
-def prompts(count: int, longest: int = 70) -> list[tuple[int, ...]]:
-    return [
-        tuple((31 * request + 7 * place * place + 3) % LLAMA.vocabulary for place in range(1 + 13 * request % longest))
-        for request in range(count)
-    ]
 
 
 class Served:

@@ -7,19 +7,24 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
-pytest.importorskip("torch", reason="torch is not installed: real workers are NOT tested; pip install 'kvsim[engine]'")
-pytest.importorskip(
-    "transformers", reason="transformers is not installed: token equality is NOT tested; pip install 'kvsim[hf]'"
-)
+# looked for and not imported: this process needs neither, unless it asks transformers itself
+if find_spec("torch") is None:
+    pytest.skip(
+        "torch is not installed: real workers are NOT tested; pip install 'kvsim[engine]'", allow_module_level=True
+    )
+if find_spec("transformers") is None:
+    pytest.skip(
+        "transformers is not installed: token equality is NOT tested; pip install 'kvsim[hf]'", allow_module_level=True
+    )
 
 from real_launchers import MakeLauncher, launchers
-from real_models import Reference, model_cluster, write_model
-from test_real_equality import prompts
+from real_models import ASKED, ASKED_TOKENS, KnownAnswers, Oracle, Reference, model_cluster, prompts, write_model
 from transport_world import RDMA
 from worlds import Recorder
 
@@ -39,13 +44,20 @@ LIMITS = ServiceLimits(start_timeout_s=90.0, stop_timeout_s=10.0)
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
-    return write_model(tmp_path_factory.mktemp("model"))
+def known(request: pytest.FixtureRequest) -> Path | None:
+    """Where the model and the answers lie, if they have been made before."""
+    folder = request.config.getoption("--known-answers")
+    return None if folder is None else Path(folder)
 
 
 @pytest.fixture(scope="module")
-def reference(source: ModelSource) -> Reference:
-    return Reference(source)
+def source(known: Path | None, tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+    return write_model(tmp_path_factory.mktemp("model")) if known is None else ModelSource(str(known))
+
+
+@pytest.fixture(scope="module")
+def reference(known: Path | None, source: ModelSource) -> Oracle:
+    return Reference(source) if known is None else KnownAnswers(known)
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +111,11 @@ def test_processes_give_the_tokens_of_transformers_and_a_record_that_replays(
     prefill: int,
     decode: int,
     service: MakeService,
-    reference: Reference,
+    reference: Oracle,
     tmp_path: Path,
 ) -> None:
     cluster = model_cluster(mode, prefill=prefill, decode=decode, kv_blocks=28, block_tokens=4, batch_tokens_max=48)
-    submissions = [Submission(prompt, 12) for prompt in prompts(10, longest=40)]
+    submissions = [Submission(prompt, ASKED_TOKENS) for prompt in ASKED]
     file, collector = tmp_path / "real.jsonl.gz", Collector(cluster)
     with (
         RecordWriter(file, "real", cluster) as writer,
@@ -117,10 +129,10 @@ def test_processes_give_the_tokens_of_transformers_and_a_record_that_replays(
         running.close()
         running.driver.scheduler.check()
     for submission, output in zip(submissions, outputs, strict=True):
-        assert output == reference.generate(submission.prompt, 12)
+        assert output == reference.generate(submission.prompt, ASKED_TOKENS)
     assert replay_file(file).identical
     requests = collector.finish().requests
-    assert (requests.output_tokens == 12).all()
+    assert (requests.output_tokens == ASKED_TOKENS).all()
     assert (requests.arrival_ns <= requests.finished_ns).all()
 
 
@@ -163,7 +175,7 @@ def wait_for(what: Callable[[], bool], timeout_s: float = 30.0) -> None:
 
 
 def test_a_killed_and_a_hung_decode_worker_lose_no_request_and_one_comes_back(
-    service: MakeService, reference: Reference
+    service: MakeService, reference: Oracle
 ) -> None:
     cluster = model_cluster("pull", prefill=1, decode=2)
     killed, hung = WorkerId(1), WorkerId(2)
@@ -195,7 +207,7 @@ def test_a_killed_and_a_hung_decode_worker_lose_no_request_and_one_comes_back(
     assert replay(cluster, recorder.records).identical
 
 
-def test_clients_give_up_and_workers_leave_while_others_are_served(service: MakeService, reference: Reference) -> None:
+def test_clients_give_up_and_workers_leave_while_others_are_served(service: MakeService, reference: Oracle) -> None:
     cluster = model_cluster("pull", prefill=1, decode=2)
     prompt = prompts(3)[2]
     with service(cluster) as running:

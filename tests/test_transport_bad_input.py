@@ -10,11 +10,9 @@ from transport_world import (
     PAIR_BYTES,
     ends,
     flat_tensor,
-    join,
     make_end,
     pair,
     parameters,
-    pull,
     ranges_between,
 )
 
@@ -76,19 +74,6 @@ def test_memory_that_cannot_be_a_region_is_refused(kind: str) -> None:
         if not a.transport.capabilities.any_memory:
             with pytest.raises(TransportError, match="its own allocate"):
                 a.transport.register(memoryview(bytearray(4096)), flat_tensor(4, 1024))
-
-
-def test_a_tensor_of_torch_can_be_registered(kind: str) -> None:
-    torch = pytest.importorskip("torch")
-    with ends(make_end(kind, "a"), make_end(kind, "b")) as (a, b):
-        tensor = torch.frombuffer(b.transport.allocate(8192), dtype=torch.bfloat16).view(4, 1024)
-        tensor[:] = 1.5
-        region = b.transport.register(tensor, flat_tensor(4, 2048))
-        peers = join(a, b)
-        assert a.outcome(pull(a, b, peers, ranges_between(region, a.region, [2048], [0], [4096]))).outcome == "done"
-        assert torch.equal(
-            torch.frombuffer(a.pool.data, dtype=torch.bfloat16)[:2048], torch.full((2048,), 1.5).bfloat16()
-        )
 
 
 @pytest.mark.parametrize(
