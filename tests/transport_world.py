@@ -117,18 +117,22 @@ class End:
         return told()
 
 
-def make_end(kind: str, name: str, size_bytes: int = 1 << 20, seed: int = 0, tensor: KvTensor | None = None) -> End:
-    """A transport named ``name`` whose pool holds random bytes, or zeros for seed 0: plain blocks, or this tensor. With
-    cuda_ipc the pool lies on a GPU that the stand-in for libcuda makes up, behind other things in one allocation."""
-    memory: memoryview | FakeTensor
-    transport: Transport
+def open_with_pool(
+    kind: str, name: str, size_bytes: int
+) -> tuple[Transport, memoryview | FakeTensor, NDArray[np.uint8]]:
+    """A transport, memory for it to register, and the bytes of that memory. With cuda_ipc it lies on a GPU that the
+    stand-in for libcuda makes up, behind other things in one allocation."""
     if kind == "cuda_ipc":
-        transport, memory = CudaIpcTransport(name, driver=fake_driver()), FakeTensor(size_bytes, offset=4096 + 512)
-        pool = memory.view()
-    else:
-        transport = open_transport(kind, name)
-        memory = transport.allocate(size_bytes)
-        pool = np.frombuffer(memory, dtype=np.uint8)
+        tensor = FakeTensor(size_bytes, offset=4096 + 512)
+        return CudaIpcTransport(name, driver=fake_driver()), tensor, tensor.view()
+    transport = open_transport(kind, name)
+    memory = transport.allocate(size_bytes)
+    return transport, memory, np.frombuffer(memory, dtype=np.uint8)
+
+
+def make_end(kind: str, name: str, size_bytes: int = 1 << 20, seed: int = 0, tensor: KvTensor | None = None) -> End:
+    """A transport named ``name`` whose pool holds random bytes, or zeros for seed 0: plain blocks, or this tensor."""
+    transport, memory, pool = open_with_pool(kind, name, size_bytes)
     if seed:
         pool[:] = np.random.default_rng(seed).integers(0, 256, size_bytes, dtype=np.uint8)
     return End(transport, pool, transport.register(memory, tensor or flat_tensor(size_bytes // 1024, 1024)))
