@@ -203,10 +203,11 @@ def test_scattered_copies_within_gpus_take_one_call_for_thousands(gpu: Gpu) -> N
     assert controls().fakeBatchCalls() - before == 3  # 4096 + 4096 + 1808
 
 
-def test_an_old_driver_and_a_gpu_that_cannot_batch_copy_one_by_one(gpu: Gpu) -> None:
+def test_where_copies_cannot_be_batched_they_are_made_one_by_one(gpu: Gpu, caplog: pytest.LogCaptureFixture) -> None:
     calls, copies = controls().fakeBatchCalls(), controls().fakeCopies()
     controls().fakeBatches(0)
     assert moved(gpu, 300)
+    assert caplog.messages == ["cuMemcpyBatchAsync: CUDA_ERROR_NOT_SUPPORTED; copying one by one from now on"]
     controls().fakeBatches(1)
     assert moved(gpu, 300)  # having been told once it does not ask again
     assert (controls().fakeBatchCalls() - calls, controls().fakeCopies() - copies) == (0, 600)
