@@ -5,6 +5,7 @@ know pyverbs, so that it can be tested, and asked what is wrong, without any.
 """
 
 import ipaddress
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,7 +175,7 @@ def diagnosis(found: list[Port], device: str = "", root: Path = SYSFS) -> tuple[
 
 def _numbers(folder: Path) -> list[int]:
     """What lies in a folder whose entries are numbers, in their order."""
-    return sorted(int(entry.name) for entry in entries(folder))
+    return sorted(map(int, os.listdir(folder))) if folder.is_dir() else []
 
 
 def _port(root: Path, device: Path, number: int) -> Port:
@@ -195,10 +196,25 @@ def _port(root: Path, device: Path, number: int) -> Port:
 
 
 def _gids(folder: Path) -> Iterator[Gid]:
+    # Soft-RoCE's table has 1024 entries, a file each, of which a few are used: looked for without a Path for each
+    table = str(folder / "gids")
     for index in _numbers(folder / "gids"):
-        gid = _gid(folder, index)
+        gid = _gid(folder, index) if _says_more_than_zeros(f"{table}/{index}") else None
         if gid is not None:
             yield gid
+
+
+def _says_more_than_zeros(file: str) -> bool:
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return bool(os.read(descriptor, 64).strip(b"0:\n"))
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def _gid(folder: Path, index: int) -> Gid | None:
