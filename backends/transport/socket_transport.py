@@ -1,7 +1,7 @@
 """What the transports of this package have in common: regions, tokens, control connections, events.
 
-``shm``, ``tcp``, ``message`` and ``verbs`` derive from it and say how the bytes move. Others need not: the port is what
-counts.
+``shm``, ``cuda_ipc``, ``tcp``, ``message`` and ``verbs`` derive from it and say how the bytes move. Others need not:
+the port is what counts.
 """
 
 import socket
