@@ -23,6 +23,8 @@ TURN_BYTES = 256 * 2**20
 3.35 TB/s of reads and writes together (NVIDIA's data sheet). Not tuned: no GPU was at hand."""
 
 _BATCH_RANGES = 4096
+"""Copies handed to the driver in one call. Between two GPUs it merges them, within one it does not (nccl#1932)."""
+
 _QUEUED_BATCHES = 2
 """While one is copied the next is queued, so that the GPU does not wait for the processor; a cancel takes effect behind
 them."""
