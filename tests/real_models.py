@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 from backings import Action, Parts
 from real_worlds import real_cluster
+from transport_world import open_with_pool
 
 from backends.model.config import ModelConfig
 from backends.transport.port import Transport
 from backends.worker.model_source import ModelSource
-from backends.worker.transports import open_transport
 from kvsim.core.cluster import ClusterSpec, KvSpec, TransferMode, WorkerSpec
 from kvsim.core.kv_tensor import contiguous_kv_tensor
 
@@ -148,11 +148,11 @@ class ModelBacking:
         from backends.model.transformer import Transformer
         from backends.worker.language_model import LanguageModel
 
-        transport = open_transport(self._kind, spec.name, "127.0.0.1")
-        self._transports.append(transport)
         tensor = contiguous_kv_tensor(kv, kv.kv_heads, spec.kv_blocks)
-        memory = transport.allocate(int(np.prod(tensor.shape)) * kv.dtype_bytes)
-        cache = PagedKvCache(torch.frombuffer(memory, dtype=torch.float32).view(tensor.shape))
+        size_bytes = int(np.prod(tensor.shape)) * kv.dtype_bytes
+        transport, memory, pool = open_with_pool(self._kind, spec.name, size_bytes)
+        self._transports.append(transport)
+        cache = PagedKvCache(torch.frombuffer(pool.data, dtype=torch.float32).view(tensor.shape))
         cache.tensor.fill_(float("nan"))  # whatever is read before it was written shows
         model = LanguageModel(Transformer(self._config, self._weights), cache, wait_each_layer=False)
         return Parts(model, transport, transport.register(memory, tensor).tensor)

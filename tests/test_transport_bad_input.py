@@ -12,6 +12,7 @@ from transport_world import (
     flat_tensor,
     make_end,
     pair,
+    parameters,
     ranges_between,
 )
 
@@ -147,7 +148,7 @@ def test_a_description_does_not_show_its_token(kind: str) -> None:
         assert description.token.hex() not in repr(description)
 
 
-@pytest.mark.parametrize("kind", ["shm"])
+@pytest.mark.parametrize("kind", parameters("shm", "cuda_ipc"))
 def test_shared_memory_of_another_host_is_refused(kind: str) -> None:
     with ends(make_end(kind, "a"), make_end(kind, "b")) as (a, b):
         description = msgspec.structs.replace(b.transport.describe("a"), host="elsewhere")

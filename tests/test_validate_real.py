@@ -238,6 +238,35 @@ def test_variants_that_move_nothing_need_no_transport_that_reaches_a_gpu(
         assert asked[-1] == wanted
 
 
+def test_on_gpus_kv_moves_by_cuda_ipc_whether_workers_share_one_or_have_one_each() -> None:
+    file = SHIPPED.with_name("validate_gpu.yaml")
+    lone = ["real.device=cuda", "devices=null", "workers.prefill.device=null", "workers.decode.device=null"]
+    for changes, device in (([], "gpu0"), (lone, None)):
+        scenario = load_scenario(file, changes)
+        moved = {variant.name: transport_of(variant) for variant in scenario.variants}
+        assert moved == {"pull": "cuda_ipc", "push": "cuda_ipc", "streamed": "cuda_ipc", "colocated": "shm"}
+        assert {worker.device for worker in scenario.variants[0].hardware.workers} == {device}
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda:0", ["cuda_ipc"]), ("cpu", ["message", "shm", "tcp"])])
+def test_calibrate_measures_the_transports_that_reach_the_memory(
+    device: str, expected: list[str], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def measure(_machine: object, transports: list[str], _say: object) -> None:
+        asked.extend(transports)
+        raise RealError("enough")
+
+    monkeypatch.setattr("backends.calibrate.measure.Machine.measure", measure)
+    monkeypatch.setattr(real_module, "machine_text", lambda _: "a machine with a GPU")
+    profiles = ["--profiles", str(tmp_path), "--set", f"real.device={device}"]
+    monkeypatch.setattr("sys.argv", ["kvsim", "calibrate", str(file), *profiles])
+    with pytest.raises(SystemExit):
+        main()
+    assert asked == expected
+
+
 @pytest.mark.parametrize("verb", ["calibrate", "validate"])
 def test_without_torch_the_user_is_told_what_to_install(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

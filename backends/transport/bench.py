@@ -2,10 +2,10 @@
 
 Each transport has an owner process of its own. A transfer is blocks drawn at random from both pools: nothing to
 coalesce. Timed is everything from two arrays of block ids to "the bytes are in place". After each timing the same
-blocks are copied by one thread inside this process, and as many bytes are sent over one plain socket, so that ratios
-hold on a machine that others use too; for verbs there is ``bench_beside``, too. All block sizes come in turn in each
-repetition, so that a busy minute does not bend the curve. The first transfer of a cell is checked block by block,
-untimed: it finds caches and page tables cold.
+blocks are copied by one thread inside this process (for cuda_ipc by its GPU), and as many bytes are sent over one plain
+socket, so that ratios hold on a machine that others use too; for verbs there is ``bench_beside``, too. All block sizes
+come in turn in each repetition, so that a busy minute does not bend the curve. The first transfer of a cell is checked
+block by block, untimed: it finds caches and page tables cold.
 
 It must not know scenarios; ``link_profile`` turns rows into what they use.
 """
@@ -23,7 +23,7 @@ from backends.transport.bench_load import OtherLoad
 from backends.transport.bench_pair import Pair, open_pair
 from backends.transport.bench_peers import PEERS, missing
 from backends.transport.bench_reference import Memcpy, Stream
-from backends.transport.bench_side import Operation
+from backends.transport.bench_side import Operation, Within
 from backends.transport.choose import TRANSPORTS
 from backends.transport.port import TransportError
 
@@ -149,11 +149,11 @@ def _rows(
                 f"the plain chain of work requests got {missed} blocks wrong: it is nothing to compare with"
             )
     load = OtherLoad((os.getpid(), pair.owner.pid))
-    stream = Stream(pair, memcpy)
+    stream, within = Stream(pair, memcpy), pair.side.within() or memcpy
     for repetition in range(1, options.repetitions + 1):
         progress(f"{pair.transport}: repetition {repetition} of {options.repetitions}")
         for cell in cells:
-            _time(cell, pair, None if beside is None else beside.chain, memcpy, stream, options)
+            _time(cell, pair, None if beside is None else beside.chain, within, stream, options)
     stream.close()
     other_cores = load.cores()
     for cell, missed in zip(cells, wrong, strict=True):
@@ -169,14 +169,14 @@ def _cells(options: TransferBenchOptions) -> Iterator[Cell]:
 
 
 def _time(
-    cell: Cell, pair: Pair, chain: Pair | None, memcpy: Memcpy, stream: Stream, options: TransferBenchOptions
+    cell: Cell, pair: Pair, chain: Pair | None, within: Within, stream: Stream, options: TransferBenchOptions
 ) -> None:
     """One repetition of a cell: everything once, one block alone its share of ``latency_rounds``."""
     timings, rounds = cell.timings, ceil(options.latency_rounds / options.repetitions)
     timings.moved.append(cell.seconds(pair))
     if chain is not None:
         timings.chained.append(cell.seconds(chain))
-    timings.copied.append(memcpy.seconds(cell.blocks))
+    timings.copied.append(within.seconds(cell.blocks))
     timings.streamed.append(stream.seconds(cell.blocks.size_bytes))
     timings.alone += [cell.seconds(pair, alone=True) for _ in range(rounds)]
     if chain is not None:

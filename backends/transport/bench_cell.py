@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 from backends.transport.bench_pair import Pair
-from backends.transport.bench_side import Blocks, Operation, scattered_blocks, stamp, wrong_blocks
+from backends.transport.bench_side import Blocks, Operation, scattered_blocks
 
 
 @dataclass(slots=True)
@@ -47,10 +47,10 @@ class Cell:
         if self.operation == "read":
             pair.ask(do="stamp", number=number)
         else:
-            stamp(pair.side.pool, blocks.initiator, blocks.block_bytes, number)
+            pair.side.stamp(blocks.initiator, blocks.block_bytes, number)
         self.seconds(pair)
         if self.operation == "read":
-            return wrong_blocks(pair.side.pool, blocks.initiator, blocks.block_bytes, number)
+            return pair.side.wrong_blocks(blocks.initiator, blocks.block_bytes, number)
         return int(str(pair.ask(do="wrong", number=number)))
 
     def seconds(self, pair: Pair, *, alone: bool = False) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.transport.bench_peers import open_side
-from backends.transport.bench_side import Blocks, Side, scattered_blocks, stamp, wrong_blocks
+from backends.transport.bench_side import Blocks, Side, scattered_blocks
 
 
 def main(kind: str, pool_bytes: int) -> None:
@@ -43,9 +43,9 @@ def _obey(side: Side, drawn: dict[int, Blocks], order: dict[str, Any]) -> object
         case "draw":
             drawn[number] = scattered_blocks(len(side.pool), order["total"], order["block"], order["seed"])
         case "stamp":
-            stamp(side.pool, drawn[number].owner, drawn[number].block_bytes, number)
+            side.stamp(drawn[number].owner, drawn[number].block_bytes, number)
         case "wrong":
-            return wrong_blocks(side.pool, drawn[number].owner, drawn[number].block_bytes, number)
+            return side.wrong_blocks(drawn[number].owner, drawn[number].block_bytes, number)
         case "assist":
             side.assist(order["operation"], drawn[number].first() if order["alone"] else drawn[number])
         case "stream":

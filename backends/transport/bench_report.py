@@ -20,7 +20,8 @@ OTHER_CORES_MAX = 0.5
 
 
 def transfer_table(result: TransferBench) -> "Table":
-    """One cell a row. ``x memcpy`` and ``x stream`` are shares of what one thread copies and one plain socket sends.
+    """One cell a row. ``x memcpy`` and ``x stream`` are shares of what one thread, or for cuda_ipc one GPU, copies and
+    one plain socket sends.
     For verbs ``x chain`` is that of what a plain chain of work requests moves; ``perftest``: ib_read_bw, ib_write_bw.
     """
     from rich import box  # noqa: PLC0415

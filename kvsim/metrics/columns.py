@@ -5,7 +5,7 @@ record becomes columns is ``kvsim.metrics.collector``'s and ``kvsim.metrics.deri
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from kvsim.metrics.roles import RoleColumns  # which is made of what stands here
 
 Integers: TypeAlias = NDArray[np.int64]
+ShortIntegers: TypeAlias = NDArray[np.signedinteger[Any]]
+"""As narrow as the values allow, where a long run has millions of them."""
 Floats: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
 FirstToken: TypeAlias = Literal["prefill", "decode"]
@@ -100,9 +102,9 @@ class StepColumns:
     """
 
     worker_first: Integers
-    worker: Integers
+    worker: ShortIntegers
     end_ns: Integers
-    duration_ns: Integers
+    duration_ns: ShortIntegers
     mixed: Flags
 
 
@@ -152,9 +154,9 @@ class TransferColumns:
 class Changes:
     """Signed changes of a quantity of blocks per worker, in no order; before the first one it is zero."""
 
-    worker: Integers
+    worker: ShortIntegers
     at_ns: Integers
-    amount: Integers
+    amount: ShortIntegers
 
 
 @dataclass(frozen=True, slots=True)
