@@ -7,8 +7,9 @@ detour through binary fractions. It must not know scenario files or hardware.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
+
+import msgspec
 
 _NUMBER_AND_UNIT = re.compile(r"\s*(?P<number>[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)\s*(?P<unit>\D.*?)?\s*")
 # Three exponent digits: with more, a few characters would make an integer that fills the memory.
@@ -45,8 +46,7 @@ class UnitError(ValueError):
     """A quantity that cannot be read. The text says what was found and which form is expected."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quantity:
+class Quantity(msgspec.Struct, frozen=True):
     """One kind of quantity: its name in messages, an example, its units and the unit that values are counted in."""
 
     name: str

@@ -261,7 +261,7 @@ def test_the_parquet_file_names_its_knobs(result: SweepResult) -> None:
 
 
 COMMAND = [
-    *(sys.executable, "-m", "kvsim.cli", "sweep", str(SMALL), "--vary", "workers.decode.count=1,2", "--seeds", "4"),
+    *(sys.executable, "-m", "kvsim", "sweep", str(SMALL), "--vary", "workers.decode.count=1,2", "--seeds", "4"),
     *("--workers", "2", "--no-figures", *(word for option in TWO[1:] for word in ("--set", option))),
     *("--set", "workload.requests=100", "--set", "workload.arrivals.rate=300 req/s"),
 ]
