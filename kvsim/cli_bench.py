@@ -47,8 +47,8 @@ def bench_simulator(
 @bench.command("transfer")
 def bench_transfer(
     transports: Annotated[
-        str, typer.Option("--transport", help="shm, tcp, message, verbs, nixl, mooncake: a list with commas.")
-    ] = "shm,tcp,message,verbs,nixl,mooncake",
+        str, typer.Option("--transport", help="shm, tcp, message, verbs, cuda_ipc, nixl, mooncake: a list with commas.")
+    ] = "shm,tcp,message,verbs,cuda_ipc,nixl,mooncake",
     block_kib: Annotated[str, typer.Option(help="Block sizes in KiB, with commas.")] = "4,16,64,256,1024",
     total_mib: Annotated[str, typer.Option(help="Bytes of one transfer in MiB, with commas.")] = "64,512",
     pool_mib: Annotated[
@@ -60,9 +60,9 @@ def bench_transfer(
         Path | None, typer.Option(help="Write a link profile of each transport here, for scenarios to use.")
     ] = None,
 ) -> None:
-    """Move scattered KV blocks between two processes: GB/s, latency, and the ratio to memcpy and to a plain socket, for
-    verbs also to a plain chain of work requests and to perftest; then what the simulator makes of the links fitted to
-    them."""
+    """Move scattered KV blocks between two processes: GB/s, latency, and the ratio to memcpy (for cuda_ipc within a
+    GPU) and to a plain socket, for verbs also to a plain chain of work requests and to perftest; then what
+    the simulator makes of the links fitted to them."""
     try:
         from backends.transport.bench import TransferBenchOptions, measure_transfers  # noqa: PLC0415
         from backends.transport.bench_report import notes, profiles, transfer_table, write_profiles  # noqa: PLC0415
@@ -83,12 +83,13 @@ def bench_transfer(
     print_table(transfer_table(result))
     for note in notes(result):
         typer.echo(note)
-    for profile in profiles(result, date.today().isoformat()):
+    fitted = profiles(result, date.today().isoformat())
+    for profile in fitted:
         points = [(point.block_bytes, point.bytes_per_s, point.latency_ns) for point in profile.points]
         typer.echo(f"{profile.transport}: READs, measured and simulated with the NIC that was fitted to them")
         print_table(prediction_table(predict(profile.nic, profile.total_bytes, points)))
     if out is not None:
-        for path in write_profiles(out, result, date.today().isoformat()):
+        for path in write_profiles(out, fitted):
             typer.echo(f"wrote {path}")
 
 

@@ -23,6 +23,9 @@ def fuzz(
         list[str] | None,
         typer.Option("--mode", help="Only this transfer mode. Repeatable.", show_default=False),
     ] = None,
+    unequal_blocks: Annotated[
+        bool, typer.Option("--unequal-blocks", help="Workers whose KV blocks differ in length.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Where the story of a failing schedule is written.")] = Path("stories"),
 ) -> None:
     """Play random clusters, loads and faults against the scheduler; shrink the first schedule that fails to a story."""
@@ -40,7 +43,9 @@ def fuzz(
         def advance(tally: "Tally") -> None:
             bar.advance_to(tally.schedules, total=seeds, description=f"{tally.calls:,} calls of the scheduler")
 
-        campaign = run_campaign(start, seeds, jobs or available_cores(), minutes, chosen, advance)
+        campaign = run_campaign(
+            start, seeds, jobs or available_cores(), minutes, chosen, advance, unequal_blocks=unequal_blocks
+        )
     _print(campaign)
     if campaign.failure is not None:
         _print_failure(campaign.failure, out)
@@ -62,7 +67,8 @@ def _print(campaign: "Campaign") -> None:
 def _print_failure(failure: "Failure", out: Path) -> None:
     from kvsim.fuzz.shrink import shrink, story_of  # noqa: PLC0415
 
-    typer.echo(f"{failure}\nagain: kvsim fuzz --seeds 1 --start {failure.seed} --jobs 1 --mode {failure.mode}")
+    again = f"kvsim fuzz --seeds 1 --start {failure.seed} --jobs 1 --mode {failure.mode}"
+    typer.echo(f"{failure}\nagain: {again}{' --unequal-blocks' if failure.unequal_blocks else ''}")
     short = shrink(failure)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"fuzz_{failure.mode}_{failure.seed}.txt"

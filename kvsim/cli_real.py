@@ -22,7 +22,8 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Measure anew, even where a
 TransportOption = Annotated[
     str | None,
     typer.Option(
-        help="What moves KV, where no variant says otherwise: shm, tcp, message, verbs.", show_default="what nic names"
+        help="What moves KV, where no variant says otherwise: shm, tcp, message, verbs, cuda_ipc.",
+        show_default="what nic names",
     ),
 ]
 
@@ -31,16 +32,21 @@ def calibrate(
     scenario: ScenarioPath,
     overrides: Overrides = None,
     transport: Annotated[
-        list[str] | None, typer.Option(help="Transport to measure. May be repeated.", show_default="shm, tcp, message")
+        list[str] | None,
+        typer.Option(
+            help="Transport to measure. May be repeated.", show_default="shm, tcp, message; on a GPU cuda_ipc"
+        ),
     ] = None,
     profiles: Profiles = Path("profiles"),
     fresh: Fresh = False,
 ) -> None:
     """Measure the steps and links of this machine with real workers, and write a profile that scenarios can name."""
     from kvsim.real import calibrate as measure  # noqa: PLC0415
+    from kvsim.real import real_of  # noqa: PLC0415
 
     loaded = _load(scenario, overrides, None, None)
-    transports = transport or ("shm", "tcp", "message")
+    on_gpu = real_of(loaded).device.startswith("cuda")
+    transports = transport or (("cuda_ipc",) if on_gpu else ("shm", "tcp", "message"))
 
     def say(part: str) -> None:
         typer.echo(f"measuring: {part}", err=True)

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvsim.core.links import NS_PER_S
-from kvsim.errors import KvsimError, ScenarioError
+from kvsim.errors import KvsimError
 from kvsim.presets.fields import ModelFields
 from kvsim.scenario import Scenario, Variant, read_profile, with_changes
-from kvsim.scenario.problems import in_order
 from kvsim.scenario.real_schema import Real
-from kvsim.scenario.tree import Node, found, problem_at
+from kvsim.scenario.tree import Node
 from kvsim.sim.driver import OUTPUT_TOKENS_UNLIMITED, Observer
 from kvsim.validation import RealRun, ValidationFolder, validate_scenario
 from kvsim.validation.conduct import Tell
+from kvsim.validation.unreal import refuse_unreal
 from kvsim.version import VERSION
 from kvsim.workload import Workload
 
@@ -217,20 +217,6 @@ def model_source(scenario: Scenario) -> "ModelSource":
     return source
 
 
-def refuse_unreal(scenario: Scenario) -> None:
-    """Raises ScenarioError for what can be simulated and real workers cannot do, all at once."""
-    message = "found {}, expected 1: a real worker computes with one rank; kvsim run simulates it"
-    problems = []
-    for tree in scenario.source.expanded.values():
-        for pool, node in ((tree.mapping or {})["workers"].mapping or {}).items():
-            ranks = (node.mapping or {}).get("tensor_parallel")
-            if ranks is not None and ranks.value not in (None, 1):
-                key = f"workers.{pool}.tensor_parallel"
-                problems.append(problem_at(ranks.key_place, key, message.format(found(ranks.plain()))))
-    if problems:
-        raise ScenarioError(in_order(problems))
-
-
 def transport_of(variant: Variant) -> str:
     """What moves the bytes between the real workers of a variant: its NICs name it. Raises RealError."""
     mode = variant.cluster.policy.transfer_mode
@@ -257,7 +243,10 @@ def machine_text(real: Real) -> str:
         import torch  # noqa: PLC0415
 
         if not torch.cuda.is_available():
-            raise RealError(f"real.device: found {real.device}, but torch {torch.__version__} finds no GPU here")
+            raise RealError(
+                f"real.device: found {real.device}, but torch {torch.__version__} finds no GPU here: nvidia-smi tells "
+                "whether there is one, a torch built for CUDA uses it, real.device: cpu does without"
+            )
         text += f", {torch.cuda.get_device_name(real.device)}"
     return text
 

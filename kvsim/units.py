@@ -7,14 +7,17 @@ detour through binary fractions. It must not know scenario files or hardware.
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
-
-import msgspec
+from functools import lru_cache
 
 _NUMBER_AND_UNIT = re.compile(r"\s*(?P<number>[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)\s*(?P<unit>\D.*?)?\s*")
 # Three exponent digits: with more, a few characters would make an integer that fills the memory.
 
 _INTEGER_MAX = 2**63 - 1  # what an int64 column of a result table holds
+
+_TEXTS_REMEMBERED = 4096
+"""Variants of a scenario have most of their quantities in common, and finding the shortest text takes long."""
 
 _DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
@@ -46,8 +49,10 @@ class UnitError(ValueError):
     """A quantity that cannot be read. The text says what was found and which form is expected."""
 
 
-class Quantity(msgspec.Struct, frozen=True):
-    """One kind of quantity: its name in messages, an example, its units and the unit that values are counted in."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Quantity:
+    """One kind of quantity: its name in messages, an example, its units and the unit that values are counted in. Those
+    below are all there are: each equals itself only."""
 
     name: str
     example: str
@@ -163,12 +168,12 @@ def parse_flop_rate(text: object) -> float:
 
 def exact_bytes(size_bytes: int) -> str:
     """Text for files: ``parse_bytes`` gives the same value back."""
-    return BYTES.exact(Fraction(size_bytes))
+    return _exact(BYTES, size_bytes)
 
 
 def exact_duration(duration_ns: int) -> str:
     """Text for files: ``parse_duration`` gives the same value back."""
-    return DURATION.exact(Fraction(duration_ns))
+    return _exact(DURATION, duration_ns)
 
 
 def exact_rate(bytes_per_s: float) -> str:
@@ -229,6 +234,12 @@ def _real(quantity: Quantity, text: object) -> float:
         raise UnitError(f"found {text!r}, expected {quantity.name} that is finite") from None
 
 
+@lru_cache(maxsize=_TEXTS_REMEMBERED)
+def _exact(quantity: Quantity, value: int) -> str:
+    return quantity.exact(Fraction(value))
+
+
+@lru_cache(maxsize=_TEXTS_REMEMBERED)
 def _exact_real(quantity: Quantity, value: float, parse: Callable[[object], float]) -> str:
     """The shortest ``repr`` over the units that parses back; the value in its base unit always does."""
     texts = [f"{float(Fraction(value) / size)!r} {unit}".replace(".0 ", " ") for unit, size in quantity.units.items()]

@@ -15,6 +15,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="local",
         help="what starts the real workers of test_real_processes.py: processes of this machine, or actors of a Ray",
     )
+    parser.addoption(
+        "--known-answers",
+        metavar="FOLDER",
+        help="model and answers of transformers for test_real_processes.py, as rdma_guest/known_answers.py writes them",
+    )
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from kvsim.scenario import Variant, load_scenario
+from kvsim.scenario import Scenario, Variant, load_scenario
 from kvsim.study import simulate, workload_of
 
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
@@ -67,9 +67,9 @@ def environments(name: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def modes_of(changes: dict[str, Any]) -> tuple[str, ...]:
-    """Those that an environment can be simulated in: a colocated worker has no role to change."""
-    return tuple([mode for mode in MODES if mode != "colocated" or "scheduling.roles" not in changes])
+def modes_of(changes: dict[str, Any], modes: Sequence[str]) -> tuple[str, ...]:
+    """Those of ``modes`` that an environment can be simulated in: a colocated worker has no role to change."""
+    return tuple([mode for mode in modes if mode != "colocated" or "scheduling.roles" not in changes])
 
 
 def shortened(name: str, requests: int | None) -> list[str]:
@@ -87,9 +87,9 @@ def shortened(name: str, requests: int | None) -> list[str]:
     return [f"workload.phases={json.dumps(shorter)}"]
 
 
-def mean_e2e_s(variant: Variant, overrides: Sequence[str], path: Path) -> float:
+def mean_e2e_s(scenario: Scenario, variant: Variant) -> float:
     """Of the requests that end with output: all but those whose clients go away."""
-    workload = workload_of(load_scenario(path, tuple(overrides)), variant)
+    workload = workload_of(scenario, variant)
     requests = simulate(variant, workload).columns.requests
     ended = int(requests.finished.sum()) + requests.ended_as("cancelled")
     assert ended == len(workload), f"{variant.name}: {len(workload) - ended} requests did not finish"
@@ -99,21 +99,19 @@ def mean_e2e_s(variant: Variant, overrides: Sequence[str], path: Path) -> float:
 def rows(names: Sequence[str], requests: int | None, modes: Sequence[str] = MODES) -> Iterator[Row]:
     """The table, row by row; with ``requests`` each run is cut to so many. A name may name one environment only."""
     for name, _, only in (each.partition("/") for each in names):
-        path = SCENARIOS / f"{name}.yaml"
-        cut = shortened(name, requests)
-        for environment, changes in environments(name).items():
-            if only not in ("", environment):
-                continue
-            e2e_s = {}
-            for mode in [mode for mode in modes_of(changes) if mode in modes]:
-                variants = {"tried": {**changes, "transfer.mode": mode}}
-                overrides = [
-                    f"variants={yaml.safe_dump(variants, default_flow_style=True, width=10_000).strip()}",
-                    *cut,
-                ]
-                loaded = load_scenario(path, tuple(overrides))
-                variant = next(variant for variant in loaded.variants if variant.name == "tried")
-                e2e_s[mode] = mean_e2e_s(variant, overrides, path)
+        changed = {place: own for place, own in environments(name).items() if only in ("", place)}
+        tried = {
+            f"{environment}_in_{mode}": {**changes, "transfer.mode": mode}
+            for environment, changes in changed.items()
+            for mode in modes_of(changes, modes)
+        }
+        written = yaml.safe_dump(tried, default_flow_style=True, width=10_000).strip()
+        scenario = load_scenario(SCENARIOS / f"{name}.yaml", (f"variants={written}", *shortened(name, requests)))
+        variants = {variant.name: variant for variant in scenario.variants}
+        for environment, changes in changed.items():
+            e2e_s = {
+                mode: mean_e2e_s(scenario, variants[f"{environment}_in_{mode}"]) for mode in modes_of(changes, modes)
+            }
             yield Row(name, environment, e2e_s)
 
 

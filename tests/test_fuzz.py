@@ -48,6 +48,15 @@ def test_processes_come_to_the_same_as_one() -> None:
     assert (here.start, here.end) == (there.start, there.end)
 
 
+def test_workers_whose_blocks_differ_are_played_on_request() -> None:
+    campaign = run_campaign(0, 60, unequal_blocks=True)
+    assert campaign.failure is None, str(campaign.failure)
+    specs = [play(seed, "pull", requests=1, unequal_blocks=True).world.spec for seed in range(20)]
+    assert any(len({spec.block_tokens(worker.id) for worker in spec.workers}) > 1 for spec in specs)
+    plain = [play(seed, "pull", requests=1).world.spec for seed in range(20)]
+    assert all(spec.kv.block_tokens == spec.block_tokens(worker.id) for spec in plain for worker in spec.workers)
+
+
 def test_a_campaign_ends_with_its_time() -> None:
     campaign = run_campaign(0, 100_000, minutes=0)
     assert (campaign.start, campaign.end, campaign.tally.schedules) == (0, 0, 0)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from layer_layout import META, write_layout
+from scenario_mappings import even_load
 
 from kvsim.presets import load_gpus, load_models
 from kvsim.profile.importers import ProfileImportError, import_profile
@@ -65,14 +66,7 @@ def test_a_scenario_runs_with_it_and_its_resolved_form_needs_no_file(folder: Pat
             }
         },
         "transfer": {"mode": "colocated"},
-        "workload": {
-            "requests": 3,
-            "arrivals": {"kind": "fixed", "rate": "10 req/s"},
-            "lengths": {
-                "prompt_tokens": {"kind": "fixed", "tokens": 16},
-                "output_tokens": {"kind": "fixed", "tokens": 9},
-            },
-        },
+        "workload": even_load(3, "10 req/s", 16, 9),
     }
     file = tmp_path / "scenario.yaml"
     file.write_text(yaml.safe_dump(scenario))

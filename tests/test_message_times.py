@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from scenario_mappings import one_request_for_two
 
 from kvsim.presets import load_gpus, load_nics
 from kvsim.presets.fields import AllReduceFields, GpuFields, MessageTimesFields
@@ -83,20 +84,7 @@ def test_all_reduces_beyond_the_measured_sizes_and_gpus_are_told() -> None:
 def test_a_run_tells_which_messages_lay_beyond_the_measured_ones() -> None:
     """1000 tokens of llama-3.1-8b are 131 MB of KV cache and 8.2 MB of hidden states."""
     pool = {"count": 1, "gpu": "a100-sxm-80g", "tensor_parallel": 2, "nics": 1, "nic": "nvlink3-nccl"}
-    scenario = scenario_from_mapping(
-        {
-            "model": "llama-3.1-8b",
-            "workers": {"p": {"role": "prefill", **pool}, "d": {"role": "decode", **pool}},
-            "workload": {
-                "requests": 1,
-                "arrivals": {"kind": "fixed", "rate": "1 req/s"},
-                "lengths": {
-                    "prompt_tokens": {"kind": "fixed", "tokens": 1000},
-                    "output_tokens": {"kind": "fixed", "tokens": 2},
-                },
-            },
-        }
-    )
+    scenario = scenario_from_mapping(one_request_for_two(pool, prompt_tokens=1000))
     (variant,) = scenario.variants
     notes = simulate(variant, workload_of(scenario, variant)).summary["notes"]
     (note,) = (note for note in notes if "extrapolated" in note)

@@ -15,6 +15,18 @@ def test_weighted_percentiles_are_those_of_the_sample_written_out(pairs: list[tu
     values, weights = np.array(pairs, dtype=np.int64).T
     (found,) = weighted_percentiles(values, weights, (percent,))
     assert found == pytest.approx(np.percentile(np.repeat(values, weights), percent), rel=1e-12, abs=1e-3)
+    assert weighted_percentiles(values.copy(), weights, (percent,), overwrite=True) == (found,)
+
+
+@given(SAMPLES, st.integers(0, 100))
+def test_values_too_large_to_stand_beside_their_weights_are_ranked_alike(
+    pairs: list[tuple[int, int]], percent: int
+) -> None:
+    values, weights = np.array(pairs, dtype=np.int64).T
+    place, share = divmod((int(weights.sum()) - 1) * percent, 100)
+    low, high = (sorted(np.repeat(values + 2**62, weights).tolist()) * 2)[place : place + 2]
+    (found,) = weighted_percentiles(values + 2**62, weights, (percent,))
+    assert found == (low * (100 - share) + high * share) / 100
 
 
 @given(st.permutations(range(12)))

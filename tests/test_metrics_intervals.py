@@ -29,7 +29,7 @@ from metrics_records import (
 from kvsim.core.messages import Command, DecodeAdvanced, Event, Record
 from kvsim.metrics import RunColumns, collect, intervals, stage_durations, summarise
 from kvsim.metrics.distribution import exact_dot
-from kvsim.metrics.intervals import token_gaps
+from kvsim.metrics.intervals import expand_steps, token_gaps
 
 CLUSTER = cluster_of("colocated", mode="colocated")
 BLOCK_TOKENS = CLUSTER.kv.block_tokens
@@ -244,3 +244,12 @@ def test_steps_worked_out_in_small_pieces_are_the_same(choices: list[Choice], pi
         _, pieces = play(choices, fused=True)
     for name in ("worker", "end_ns", "duration_ns", "mixed"):
         assert getattr(pieces.steps, name).tolist() == getattr(whole.steps, name).tolist()
+
+
+def test_steps_of_more_than_two_seconds_keep_their_duration() -> None:
+    short = [0, 10, 5_000_000, 0, 0, 2, 0]  # two steps of 5 ns that end at 10 ns
+    long = [0, 3_000_000_010, 3_000_000_000_000_000, 0, 0, 1, 0]
+    steps = expand_steps(np.array([short, long]).T, workers=1)
+    assert steps.duration_ns.tolist() == [5, 5, 3_000_000_000]
+    assert steps.end_ns.tolist() == [5, 10, 3_000_000_010]
+    assert expand_steps(np.array([short]).T, workers=1).duration_ns.itemsize == 4

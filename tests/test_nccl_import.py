@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from scenario_mappings import one_request_for_two
 
 from kvsim.profile.importers import ProfileImportError, import_profile
 from kvsim.profile.nccl_import import held_out_errors, read_groups
@@ -53,21 +54,7 @@ def test_placements_become_links_and_gpus_of_a_node_all_reduces(folder: Path) ->
 def test_a_scenario_takes_both_from_the_profile(folder: Path) -> None:
     import_profile("nccl", folder, folder / "nccl.yaml")
     pool = {"count": 1, "gpu": "h100-sxm", "tensor_parallel": 2, "profile": "nccl.yaml", "nic": "within_node"}
-    scenario = scenario_from_mapping(
-        {
-            "model": "llama-3.1-8b",
-            "workers": {"p": {"role": "prefill", **pool}, "d": {"role": "decode", **pool}},
-            "workload": {
-                "requests": 1,
-                "arrivals": {"kind": "fixed", "rate": "1 req/s"},
-                "lengths": {
-                    "prompt_tokens": {"kind": "fixed", "tokens": 10},
-                    "output_tokens": {"kind": "fixed", "tokens": 2},
-                },
-            },
-        },
-        directory=folder,
-    )
+    scenario = scenario_from_mapping(one_request_for_two(pool, prompt_tokens=10), directory=folder)
     worker = scenario.variants[0].hardware.workers[0]
     assert worker.gpu is not None
     assert [one.ranks for one in worker.gpu.all_reduce] == [2, 4]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from scenario_mappings import even_load
 
 from kvsim.errors import ScenarioError
 from kvsim.plan import plan_cluster
@@ -66,14 +67,7 @@ SCENARIO: dict[str, Any] = {
         role: {"role": role, "gpu": "none", "profile": "p.yaml", "nic": "shm", "device": "cpu", "kv_blocks": 500}
         for role in ("prefill", "decode")
     },
-    "workload": {
-        "requests": 4,
-        "arrivals": {"kind": "fixed", "rate": "2 req/s"},
-        "lengths": {
-            "prompt_tokens": {"kind": "fixed", "tokens": 100},
-            "output_tokens": {"kind": "fixed", "tokens": 5},
-        },
-    },
+    "workload": even_load(4, "2 req/s", 100, 5),
 }
 
 

@@ -13,7 +13,8 @@ pytest.importorskip(
     "transformers", reason="transformers is not installed: token equality is NOT tested; pip install 'kvsim[hf]'"
 )
 
-from real_models import LLAMA, QWEN2, QWEN3, ModelBacking, Reference, model_cluster, write_model
+from fake_cuda import FAKE_CUDA, controls
+from real_models import QWEN2, QWEN3, ModelBacking, Reference, model_cluster, prompts, write_model
 from real_worlds import InProcess
 from worlds import MODES
 
@@ -44,13 +45,6 @@ def reference(source: ModelSource) -> Reference:
     return Reference(source)
 
 
-def prompts(count: int, longest: int = 70) -> list[tuple[int, ...]]:
-    return [
-        tuple((31 * request + 7 * place * place + 3) % LLAMA.vocabulary for place in range(1 + 13 * request % longest))
-        for request in range(count)
-    ]
-
-
 class Served:
     """What a world made of some requests."""
 
@@ -79,6 +73,18 @@ def test_tokens_equal_transformers_in_every_mode_and_split(
     submissions = [Submission(prompt, 12) for prompt in prompts(9)]
     cluster = model_cluster(mode, prefill=prefill, decode=decode)
     check_equal(Served(cluster, source, TRANSPORT[mode], submissions), reference, submissions)
+
+
+@FAKE_CUDA
+@pytest.mark.parametrize("mode", ["push", "pull", "streamed", "adaptive"])
+def test_tokens_are_equal_when_the_kv_caches_lie_on_a_gpu(
+    mode: TransferMode, source: ModelSource, reference: Reference
+) -> None:
+    """As far as their transport can tell: the stand-in for libcuda copies, asynchronously, what torch computes here."""
+    submissions = [Submission(prompt, 12) for prompt in prompts(9)]
+    batches = controls().fakeBatchCalls()
+    check_equal(Served(model_cluster(mode), source, "cuda_ipc", submissions), reference, submissions)
+    assert controls().fakeBatchCalls() > batches
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -7,19 +7,26 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
-pytest.importorskip("torch", reason="torch is not installed: real workers are NOT tested; pip install 'kvsim[engine]'")
-pytest.importorskip(
-    "transformers", reason="transformers is not installed: token equality is NOT tested; pip install 'kvsim[hf]'"
-)
+# looked for and not imported: this process needs neither, unless it asks transformers itself
+if find_spec("torch") is None:
+    pytest.skip(
+        "torch is not installed: real workers are NOT tested; pip install 'kvsim[engine]'", allow_module_level=True
+    )
+if find_spec("transformers") is None:
+    pytest.skip(
+        "transformers is not installed: token equality is NOT tested; pip install 'kvsim[hf]'", allow_module_level=True
+    )
 
+from fake_cuda import FAKE_CUDA, fake_cuda_folder
 from real_launchers import MakeLauncher, launchers
-from real_models import Reference, model_cluster, write_model
-from test_real_equality import prompts
+from real_models import ASKED, ASKED_TOKENS, KnownAnswers, Oracle, Reference, model_cluster, prompts, write_model
 from transport_world import RDMA
 from worlds import Recorder
 
@@ -27,6 +34,7 @@ from backends.driver.driver import Observer
 from backends.driver.errors import ServiceError, SubmissionError
 from backends.driver.requests import Submission
 from backends.driver.service import Service, ServiceLimits
+from backends.transport.bench_peers import missing
 from backends.worker.model_source import ModelSource
 from backends.worker.settings import WorkerSettings
 from kvsim.core.cluster import ClusterSpec, TransferMode
@@ -35,17 +43,25 @@ from kvsim.metrics import Collector
 from kvsim.record import RecordWriter
 from kvsim.replay import replay, replay_file
 
+NO_GPU = "torch is built without CUDA" if "+cpu" in version("torch") else missing("cuda_ipc")
 LIMITS = ServiceLimits(start_timeout_s=90.0, stop_timeout_s=10.0)
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
-    return write_model(tmp_path_factory.mktemp("model"))
+def known(request: pytest.FixtureRequest) -> Path | None:
+    """Where the model and the answers lie, if they have been made before."""
+    folder = request.config.getoption("--known-answers")
+    return None if folder is None else Path(folder)
 
 
 @pytest.fixture(scope="module")
-def reference(source: ModelSource) -> Reference:
-    return Reference(source)
+def source(known: Path | None, tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+    return write_model(tmp_path_factory.mktemp("model")) if known is None else ModelSource(str(known))
+
+
+@pytest.fixture(scope="module")
+def reference(known: Path | None, source: ModelSource) -> Oracle:
+    return Reference(source) if known is None else KnownAnswers(known)
 
 
 @pytest.fixture(scope="module")
@@ -99,15 +115,56 @@ def test_processes_give_the_tokens_of_transformers_and_a_record_that_replays(
     prefill: int,
     decode: int,
     service: MakeService,
-    reference: Reference,
+    reference: Oracle,
     tmp_path: Path,
 ) -> None:
+    check_tokens(mode, transport, prefill, decode, service, reference, tmp_path)
+
+
+@pytest.mark.skipif(bool(NO_GPU), reason=f"no GPU for torch here: {NO_GPU}")
+@pytest.mark.parametrize("mode", ["push", "pull", "streamed"])
+def test_two_processes_on_one_gpu_give_the_tokens_of_transformers(
+    mode: TransferMode, service: MakeService, reference: Oracle, tmp_path: Path
+) -> None:
+    check_tokens(mode, "cuda_ipc", 1, 1, service, reference, tmp_path, device="cuda:0")
+
+
+@FAKE_CUDA
+def test_workers_on_a_cpu_can_use_cuda_ipc_where_there_is_a_driver(
+    service: MakeService, reference: Oracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory is shared memory then. The driver is the stand-in."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(fake_cuda_folder()))
+    check_tokens("pull", "cuda_ipc", 1, 1, service, reference, tmp_path)
+
+
+def test_workers_whose_transport_has_no_driver_say_what_to_install(service: MakeService) -> None:
+    if not missing("cuda_ipc"):
+        pytest.skip("there is a driver")
+    with (
+        service(model_cluster("pull"), "cuda_ipc") as running,
+        pytest.raises(ServiceError, match=r"the CUDA driver cannot be loaded: .*; install the driver"),
+    ):
+        running.start()
+
+
+def check_tokens(
+    mode: TransferMode,
+    transport: str,
+    prefill: int,
+    decode: int,
+    service: MakeService,
+    reference: Oracle,
+    tmp_path: Path,
+    device: str = "cpu",
+) -> None:
+    """Serve, and hold every token against the oracle's and the record against a fresh scheduler."""
     cluster = model_cluster(mode, prefill=prefill, decode=decode, kv_blocks=28, block_tokens=4, batch_tokens_max=48)
-    submissions = [Submission(prompt, 12) for prompt in prompts(10, longest=40)]
+    submissions = [Submission(prompt, ASKED_TOKENS) for prompt in ASKED]
     file, collector = tmp_path / "real.jsonl.gz", Collector(cluster)
     with (
         RecordWriter(file, "real", cluster) as writer,
-        service(cluster, transport, (writer.observe, collector.observe)) as running,
+        service(cluster, transport, (writer.observe, collector.observe), device=device) as running,
     ):
         running.start()
         running.start_thread()
@@ -117,10 +174,10 @@ def test_processes_give_the_tokens_of_transformers_and_a_record_that_replays(
         running.close()
         running.driver.scheduler.check()
     for submission, output in zip(submissions, outputs, strict=True):
-        assert output == reference.generate(submission.prompt, 12)
+        assert output == reference.generate(submission.prompt, ASKED_TOKENS)
     assert replay_file(file).identical
     requests = collector.finish().requests
-    assert (requests.output_tokens == 12).all()
+    assert (requests.output_tokens == ASKED_TOKENS).all()
     assert (requests.arrival_ns <= requests.finished_ns).all()
 
 
@@ -163,7 +220,7 @@ def wait_for(what: Callable[[], bool], timeout_s: float = 30.0) -> None:
 
 
 def test_a_killed_and_a_hung_decode_worker_lose_no_request_and_one_comes_back(
-    service: MakeService, reference: Reference
+    service: MakeService, reference: Oracle
 ) -> None:
     cluster = model_cluster("pull", prefill=1, decode=2)
     killed, hung = WorkerId(1), WorkerId(2)
@@ -195,7 +252,7 @@ def test_a_killed_and_a_hung_decode_worker_lose_no_request_and_one_comes_back(
     assert replay(cluster, recorder.records).identical
 
 
-def test_clients_give_up_and_workers_leave_while_others_are_served(service: MakeService, reference: Reference) -> None:
+def test_clients_give_up_and_workers_leave_while_others_are_served(service: MakeService, reference: Oracle) -> None:
     cluster = model_cluster("pull", prefill=1, decode=2)
     prompt = prompts(3)[2]
     with service(cluster) as running:

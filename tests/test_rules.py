@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+from scenario_mappings import even_load
 from worlds import ALL_MODES, cluster, run, workload
 
 from kvsim.core.cluster import ClusterSpec, PlacementRule, TransferMode
@@ -15,7 +16,6 @@ from kvsim.scenario import scenario_from_mapping
 from kvsim.workload.generate import generate
 from kvsim.workload.spec import FixedGapArrivals, FixedLength, GeneratedWorkload, LengthPairs
 
-FIXED = {"kind": "fixed", "tokens": 10}
 SITE, TENANT = PlacementRule("kv", "site"), PlacementRule("request", "tenant")
 
 
@@ -97,11 +97,7 @@ def scenario(**changes: object) -> dict[str, object]:
             "here": {"role": "prefill", "labels": {"site": "a"}} | pool,
             "there": {"role": "decode", "labels": {"site": "b"}} | pool,
         },
-        "workload": {
-            "requests": 5,
-            "arrivals": {"kind": "fixed", "rate": "1 req/s"},
-            "lengths": {"prompt_tokens": FIXED, "output_tokens": FIXED},
-        },
+        "workload": even_load(5, "1 req/s", 10, 10),
     } | changes
 
 

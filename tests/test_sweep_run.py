@@ -260,10 +260,11 @@ def test_the_parquet_file_names_its_knobs(result: SweepResult) -> None:
     }
 
 
+LONGER = [*TWO[1:], "workload.requests=100", "workload.arrivals.rate=300 req/s"]
+DECODE_WORKERS = "workers.decode.count=1,2"
 COMMAND = [
-    *(sys.executable, "-m", "kvsim", "sweep", str(SMALL), "--vary", "workers.decode.count=1,2", "--seeds", "4"),
-    *("--workers", "2", "--no-figures", *(word for option in TWO[1:] for word in ("--set", option))),
-    *("--set", "workload.requests=100", "--set", "workload.arrivals.rate=300 req/s"),
+    *(sys.executable, "-m", "kvsim", "sweep", str(SMALL), "--vary", DECODE_WORKERS, "--seeds", "4"),
+    *("--workers", "2", "--no-figures", *(word for option in LONGER for word in ("--set", option))),
 ]
 POINTS = 8
 
@@ -286,14 +287,6 @@ def started(out: Path) -> Iterator["subprocess.Popen[str]"]:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def whole(out: Path) -> None:
-    """Run the sweep to its end."""
-    with started(out) as process:
-        _, errors = process.communicate(timeout=100)
-        assert process.returncode == 0, errors
-        assert errors == ""  # no progress bar in a pipe
-
-
 def wait_for_points(process: "subprocess.Popen[str]", folder: Path, count: int) -> None:
     """Until that many points are finished and kept; the process must still be at work then."""
     while process.poll() is None:
@@ -304,7 +297,7 @@ def wait_for_points(process: "subprocess.Popen[str]", folder: Path, count: int) 
 
 
 def test_a_sweep_that_is_killed_goes_on_and_gives_the_same_bytes_as_an_undisturbed_one(tmp_path: Path) -> None:
-    whole(tmp_path / "whole")
+    run_sweep(SMALL, [DECODE_WORKERS], 4, tmp_path / "whole", workers=1, figures=False, overrides=LONGER)
     with started(tmp_path / "cut") as process:
         wait_for_points(process, tmp_path / "cut", 2)
         process.send_signal(signal.SIGKILL)
@@ -313,7 +306,10 @@ def test_a_sweep_that_is_killed_goes_on_and_gives_the_same_bytes_as_an_undisturb
     assert 2 <= len(before) < POINTS
     assert not (tmp_path / "cut" / TABLE).exists()
 
-    whole(tmp_path / "cut")
+    with started(tmp_path / "cut") as process:
+        _, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors
+        assert errors == ""  # no progress bar in a pipe
     after = finished_names(tmp_path / "cut")
     assert after[: len(before)] == before
     assert sorted(after) == sorted(finished_names(tmp_path / "whole"))

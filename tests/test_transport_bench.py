@@ -1,10 +1,15 @@
 """The transfer benchmark itself: that it moves what it says, checks it, and refuses what makes no sense."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from fake_cuda import FAKE_CUDA, fake_cuda_folder
 
 from backends.transport.bench import TransferBenchOptions, measure_transfers
 from backends.transport.bench_load import OtherLoad
@@ -37,6 +42,27 @@ def test_every_transport_moves_every_block_in_both_directions() -> None:
         assert idle.cpu_share < 0.1
         assert idle.wakeups_per_s < (150 if idle.transport == "message" else 5)  # gloo looks round 100 times a second
     assert told[:2] == ["shm: idle", "shm: read 1 MiB in blocks of 4 KiB"]
+
+
+@FAKE_CUDA
+def test_memory_of_a_gpu_is_measured_beside_copies_within_it() -> None:
+    """In a process that finds the stand-in for libcuda where others find the real one; so does its owner."""
+    program = (
+        "import dataclasses, json; from backends.transport.bench import *; "
+        "options = TransferBenchOptions(('cuda_ipc',), (4096, 65536), (1 << 20,), 4 << 20, 1, 3); "
+        "print(json.dumps(dataclasses.asdict(measure_transfers(options))))"
+    )
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(fake_cuda_folder())}
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, check=True)
+    result = json.loads(ran.stdout)
+    assert result["skipped"] == {}
+    assert [(row["block_bytes"], row["operation"]) for row in result["rows"]] == [
+        (block_bytes, operation) for block_bytes in (4096, 65536) for operation in ("read", "write")
+    ]
+    for row in result["rows"]:
+        assert row["wrong_blocks"] == 0
+        assert row["memcpy_ratio"] == pytest.approx(row["bytes_per_s"] / row["memcpy_bytes_per_s"])
+    assert result["idle"][0]["cpu_share"] < 0.1
 
 
 def test_what_is_not_installed_is_skipped_with_its_reason() -> None:
@@ -86,7 +112,6 @@ def test_a_block_that_did_not_arrive_whole_is_counted() -> None:
 
 
 def test_load_of_our_own_does_not_count_as_others() -> None:
-    import os
     import time
 
     load = OtherLoad((os.getpid(),))

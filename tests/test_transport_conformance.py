@@ -20,7 +20,6 @@ from transport_world import (
     shuffled_blocks,
 )
 
-from backends.transport.choose import open_transport
 from backends.transport.port import Access, Completion, TransportError
 from kvsim.core.cluster import KvSpec
 from kvsim.core.descriptors import Ranges, transfer_ranges
@@ -96,13 +95,7 @@ def test_ranges_from_unequal_layouts_move_the_right_heads_of_the_right_blocks(ki
 
 
 def _tensor_end(kind: str, name: str, tensor: KvTensor, seed: int) -> End:
-    size_bytes = tensor.shape[0] * tensor.strides_bytes[0]
-    transport = open_transport(kind, name)
-    memory = transport.allocate(size_bytes)
-    pool = np.frombuffer(memory, dtype=np.uint8)
-    if seed:
-        pool[:] = np.random.default_rng(seed).integers(0, 256, size_bytes, dtype=np.uint8)
-    return End(transport, pool, transport.register(memory, tensor))
+    return make_end(kind, name, tensor.shape[0] * tensor.strides_bytes[0], seed, tensor)
 
 
 def test_one_end_pulls_from_several_regions_of_several_peers(kind: str) -> None:
@@ -204,11 +197,12 @@ def test_a_payload_beyond_the_limit_is_refused_at_once(kind: str) -> None:
 # --- rights ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", parameters("tcp", "verbs"))
+@pytest.mark.parametrize("kind", parameters("tcp", "verbs", "cuda_ipc"))
 @pytest.mark.parametrize("allowed", ["read", "write"])
 def test_peers_do_with_a_region_what_it_was_registered_for_and_nothing_else(kind: str, allowed: Access) -> None:
     with ends(make_end(kind, "a", seed=3), make_end(kind, "b", seed=7)) as (a, b):
-        assert a.transport.capabilities.access_enforced
+        # by owner or card, but with cuda_ipc only by the end of the peer that would break the rule
+        assert a.transport.capabilities.access_enforced == (kind != "cuda_ipc")
         memory = b.transport.allocate(8192)
         memory[:] = bytes([9]) * 8192
         bounded = b.transport.register(memory, flat_tensor(8, 1024), peers_may=allowed)
@@ -241,6 +235,7 @@ def test_what_a_key_opens_is_told(kind: str) -> None:
                 told
                 == {
                     "shm": ("connection", False, False),
+                    "cuda_ipc": ("allocation", False, False),
                     "tcp": ("connection", True, True),
                     "message": ("connection", True, True),
                 }[kind]

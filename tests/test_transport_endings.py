@@ -5,6 +5,7 @@ import pytest
 from transport_world import (
     ALL,
     ONE_SIDED,
+    End,
     flat_tensor,
     join,
     pair,
@@ -15,6 +16,8 @@ from transport_world import (
 from backends.transport.port import PeerLost, TransportError
 from kvsim.core.descriptors import Ranges
 
+POOL_BYTES = 8 << 20
+
 
 @pytest.fixture(params=ALL)
 def kind(request: pytest.FixtureRequest) -> str:
@@ -22,11 +25,14 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def long(a: End, b: End) -> Ranges:
+    """What takes a while and little memory: 64 MiB, the same bytes again and again."""
+    return ranges_between(b.region, a.region, [0] * 8, [0] * 8, [POOL_BYTES] * 8)
+
+
 def test_cancelled_transfers_end_once_and_touch_nothing_afterwards(kind: str) -> None:
-    size_bytes = 64 << 20
-    with pair(kind, size_bytes) as (a, b, peers):
-        whole = ranges_between(b.region, a.region, [0], [0], [size_bytes])
-        handles = [pull(a, b, peers, whole, tag=tag) for tag in range(8)]
+    with pair(kind, POOL_BYTES) as (a, b, peers):
+        handles = [pull(a, b, peers, long(a, b), tag=tag) for tag in range(8)]
         for handle in handles:
             a.transport.cancel(handle)
         outcomes = [a.outcome(handle).outcome for handle in handles]
@@ -38,10 +44,8 @@ def test_cancelled_transfers_end_once_and_touch_nothing_afterwards(kind: str) ->
 
 
 def test_close_completes_what_is_outstanding_and_leaves_no_thread(kind: str) -> None:
-    size_bytes = 64 << 20
-    with pair(kind, size_bytes) as (a, b, peers):
-        whole = ranges_between(b.region, a.region, [0], [0], [size_bytes])
-        handles = [pull(a, b, peers, whole, tag=tag) for tag in range(8)]
+    with pair(kind, POOL_BYTES) as (a, b, peers):
+        handles = [pull(a, b, peers, long(a, b), tag=tag) for tag in range(8)]
         a.transport.close()
         a.events += a.transport.poll()
         assert sorted(a.completions()) == handles
@@ -91,10 +95,8 @@ def test_a_region_that_its_owner_has_taken_back_cannot_be_read(kind: str) -> Non
 
 
 def test_a_region_that_we_take_back_ends_the_transfers_that_use_it(kind: str) -> None:
-    size_bytes = 64 << 20
-    with pair(kind, size_bytes) as (a, b, peers):
-        whole = ranges_between(b.region, a.region, [0], [0], [size_bytes])
-        handles = [pull(a, b, peers, whole, tag=tag) for tag in range(8)]
+    with pair(kind, POOL_BYTES) as (a, b, peers):
+        handles = [pull(a, b, peers, long(a, b), tag=tag) for tag in range(8)]
         a.transport.unregister(a.region)
         a.pool[:] = 0
         outcomes = [a.outcome(handle).outcome for handle in handles]

@@ -134,8 +134,8 @@ def test_a_profile_comes_from_the_reads_of_the_largest_total() -> None:
 
 def test_one_transport_is_written_to_the_file_itself_and_several_beside_it(tmp_path) -> None:  # type: ignore[no-untyped-def]
     out = tmp_path / "new" / "link.yaml"
-    assert write_profiles(out, bench("shm"), "2026-11-22") == [out]
-    assert write_profiles(out, bench("shm", "tcp"), "2026-11-22") == [
+    assert write_profiles(out, profiles(bench("shm"), "2026-11-22")) == [out]
+    assert write_profiles(out, profiles(bench("shm", "tcp"), "2026-11-22")) == [
         out.with_name("link-shm.yaml"),
         out.with_name("link-tcp.yaml"),
     ]

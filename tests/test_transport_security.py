@@ -13,7 +13,8 @@ from transport_world import TIMEOUT_S, End, make_end
 from backends.transport.frames import encoded
 from backends.transport.handshake import HandshakeError, Tickets, prove_to_dialler, prove_to_owner
 from backends.transport.link import CONTROL, NOTIFY
-from backends.transport.shm import _PLACE, ShmTransport
+from backends.transport.memory_files import PLACE
+from backends.transport.shm import ShmTransport
 from backends.transport.tcp import TcpTransport
 from backends.transport.tcp_address import TcpEndpoint
 from backends.transport.tcp_wire import BYTES_MAX, DATA, GRANTED, RANGES_MAX, READ, REFUSED, WRITE
@@ -224,7 +225,7 @@ class _UnsealedOwner(ShmTransport):
         fd = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, memory.size_bytes)
         connection.sendall((1).to_bytes(4, "big"))
-        socket.send_fds(connection, [_PLACE.pack(region.number, 0, memory.size_bytes)], [fd])
+        socket.send_fds(connection, [PLACE.pack(region.number, 0, memory.size_bytes)], [fd])
         os.close(fd)
 
 
@@ -235,7 +236,7 @@ class _OverstatingOwner(ShmTransport):
         del peer_name
         region, memory = self._registry.regions()[0]
         connection.sendall((1).to_bytes(4, "big"))
-        place = _PLACE.pack(region.number, 1 << 40, memory.size_bytes)
+        place = PLACE.pack(region.number, 1 << 40, memory.size_bytes)
         socket.send_fds(connection, [place], [self._file_of(memory).fd])
 
 

@@ -188,13 +188,15 @@ def test_a_transport_that_the_profile_has_not_measured_can_be_chosen_and_is_cali
 
 
 @pytest.mark.parametrize("verb", ["calibrate", "validate"])
-def test_tensor_parallel_workers_are_refused_where_they_are_written(
+def test_workers_that_can_only_be_simulated_are_refused_where_they_are_written(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write_scenario(tmp_path)
     document = yaml.safe_load(file.read_text())
     document["workers"]["decode"]["tensor_parallel"] = 2
     document["variants"]["wide"] = {"workers.prefill.tensor_parallel": 2}
+    document["variants"]["longer"] = {"workers.prefill.block_tokens": 32}
+    document["variants"]["the_same"] = {"workers.prefill.block_tokens": 16}
     file.write_text(yaml.safe_dump(document, sort_keys=False))
     load_scenario(file)  # it can be simulated
     lines = file.read_text().splitlines()
@@ -208,6 +210,9 @@ def test_tensor_parallel_workers_are_refused_where_they_are_written(
     why = "found 2, expected 1: a real worker computes with one rank; kvsim run simulates it"
     assert told[0] == f"{file}:{written}:5: workers.decode.tensor_parallel: {why}"
     assert f"variants.wide.workers.prefill.tensor_parallel: {why}" in told[1]
+    why = "found 32, expected 16: real workers have blocks of cache.block_tokens; kvsim run simulates it"
+    assert f"variants.longer.workers.prefill.block_tokens: {why}" in told[2]
+    assert len(told) == 3
     assert list(tmp_path.iterdir()) == [file], "nothing is written before it is clear that it can be served"
 
 
@@ -231,6 +236,35 @@ def test_variants_that_move_nothing_need_no_transport_that_reaches_a_gpu(
         with pytest.raises(RealError, match="enough"):
             calibrate(scenario, tmp_path, plan=TINY)
         assert asked[-1] == wanted
+
+
+def test_on_gpus_kv_moves_by_cuda_ipc_whether_workers_share_one_or_have_one_each() -> None:
+    file = SHIPPED.with_name("validate_gpu.yaml")
+    lone = ["real.device=cuda", "devices=null", "workers.prefill.device=null", "workers.decode.device=null"]
+    for changes, device in (([], "gpu0"), (lone, None)):
+        scenario = load_scenario(file, changes)
+        moved = {variant.name: transport_of(variant) for variant in scenario.variants}
+        assert moved == {"pull": "cuda_ipc", "push": "cuda_ipc", "streamed": "cuda_ipc", "colocated": "shm"}
+        assert {worker.device for worker in scenario.variants[0].hardware.workers} == {device}
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda:0", ["cuda_ipc"]), ("cpu", ["message", "shm", "tcp"])])
+def test_calibrate_measures_the_transports_that_reach_the_memory(
+    device: str, expected: list[str], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def measure(_machine: object, transports: list[str], _say: object) -> None:
+        asked.extend(transports)
+        raise RealError("enough")
+
+    monkeypatch.setattr("backends.calibrate.measure.Machine.measure", measure)
+    monkeypatch.setattr(real_module, "machine_text", lambda _: "a machine with a GPU")
+    profiles = ["--profiles", str(tmp_path), "--set", f"real.device={device}"]
+    monkeypatch.setattr("sys.argv", ["kvsim", "calibrate", str(file), *profiles])
+    with pytest.raises(SystemExit):
+        main()
+    assert asked == expected
 
 
 @pytest.mark.parametrize("verb", ["calibrate", "validate"])

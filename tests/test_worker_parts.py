@@ -18,7 +18,7 @@ from backends.worker.errors import WorkerError
 from backends.worker.mailbox import Mailbox
 from backends.worker.model_source import ModelSource
 from backends.worker.settings import decode_settings
-from backends.worker.transports import lacking_capability, open_transport, peers_may
+from backends.worker.transports import announces_layers, lacking_capability, open_transport, peers_may
 from kvsim.core.cluster import KvSpec, TransferMode
 from kvsim.core.messages import Chunk, Request, RequestId
 
@@ -109,6 +109,17 @@ def test_a_transport_lacks_what_a_mode_needs() -> None:
 
     assert lacking_capability("message", CAPABILITIES) == "send and receive (mode message)"
     assert [lacking_capability(mode, CAPABILITIES) for mode in ("push", "pull", "streamed", "colocated")] == [""] * 4
+
+
+def test_workers_of_every_mode_that_moves_layers_during_a_prefill_wait_for_each_layer_on_a_gpu() -> None:
+    assert {mode: announces_layers(mode) for mode in get_args(TransferMode)} == {
+        "push": True,
+        "pull": False,
+        "streamed": True,
+        "message": False,
+        "adaptive": True,  # which chooses for each request
+        "colocated": False,
+    }
 
 
 def test_peers_get_no_more_rights_to_a_kv_cache_than_the_mode_needs() -> None:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from fake_cuda import FAKE_CUDA, FakeTensor, fake_driver
 from numpy.typing import NDArray
 
 from backends.transport.bench_peers import missing
 from backends.transport.choose import TRANSPORTS, open_transport
+from backends.transport.cuda_ipc.transport import CudaIpcTransport
 from backends.transport.port import (
     Completion,
     Notification,
@@ -34,12 +36,9 @@ PAIR_BYTES = 1 << 20
 
 def parameters(*kinds: str) -> list[object]:
     """These transports as parameters of tests. Those with verbs bear the mark rdma, and are skipped without a device:
-    ``tests/rdma_guest/run_suite.sh`` runs them under a kernel that has one."""
-    return [_parameter(kind) for kind in kinds]
-
-
-def _parameter(kind: str) -> object:
-    return pytest.param(kind, marks=RDMA) if kind == "verbs" else kind
+    ``tests/rdma_guest/run_suite.sh`` runs them under a kernel that has one. Those with cuda_ipc run over a stand-in for
+    libcuda, and are skipped where it cannot be built."""
+    return [pytest.param(kind, marks=_MARKS.get(kind, ())) for kind in kinds]
 
 
 _MISSING = missing("verbs")
@@ -51,8 +50,10 @@ RDMA = (
 )
 """Marks of tests that need a device."""
 
+_MARKS = {"verbs": RDMA, "cuda_ipc": (FAKE_CUDA,)}
+
 ALL = parameters(*TRANSPORTS)
-ONE_SIDED = parameters("shm", "tcp", "verbs")
+ONE_SIDED = parameters("shm", "tcp", "verbs", "cuda_ipc")
 
 
 def flat_tensor(blocks: int, block_bytes: int) -> KvTensor:
@@ -116,14 +117,25 @@ class End:
         return told()
 
 
-def make_end(kind: str, name: str, size_bytes: int = 1 << 20, seed: int = 0) -> End:
-    """A transport named ``name`` whose pool holds random bytes, or zeros for seed 0."""
+def open_with_pool(
+    kind: str, name: str, size_bytes: int
+) -> tuple[Transport, memoryview | FakeTensor, NDArray[np.uint8]]:
+    """A transport, memory for it to register, and the bytes of that memory. With cuda_ipc it lies on a GPU that the
+    stand-in for libcuda makes up, behind other things in one allocation."""
+    if kind == "cuda_ipc":
+        tensor = FakeTensor(size_bytes, offset=4096 + 512)
+        return CudaIpcTransport(name, driver=fake_driver()), tensor, tensor.view()
     transport = open_transport(kind, name)
     memory = transport.allocate(size_bytes)
-    pool = np.frombuffer(memory, dtype=np.uint8)
+    return transport, memory, np.frombuffer(memory, dtype=np.uint8)
+
+
+def make_end(kind: str, name: str, size_bytes: int = 1 << 20, seed: int = 0, tensor: KvTensor | None = None) -> End:
+    """A transport named ``name`` whose pool holds random bytes, or zeros for seed 0: plain blocks, or this tensor."""
+    transport, memory, pool = open_with_pool(kind, name, size_bytes)
     if seed:
         pool[:] = np.random.default_rng(seed).integers(0, 256, size_bytes, dtype=np.uint8)
-    return End(transport, pool, transport.register(memory, flat_tensor(size_bytes // 1024, 1024)))
+    return End(transport, pool, transport.register(memory, tensor or flat_tensor(size_bytes // 1024, 1024)))
 
 
 def join(first: End, second: End) -> tuple[Peer, Peer]:

@@ -223,8 +223,6 @@ class Driver:
             self.book.close(command.request)
             self._client.on_finish(command.request, command.why)
             return
-        if isinstance(command, ChooseMode | EndLease):
-            return  # it says what the scheduler has decided
         if isinstance(command, StopTransfer):
             self._settle(self.transfers.stop(command.transfer))
             return
@@ -232,8 +230,8 @@ class Driver:
             self._away.add(command.worker)
             self._send(command.worker, Stop())
             return
-        if isinstance(command, DrainWorker | KeepRole):
-            return  # it concerns what the scheduler will order
+        if isinstance(command, ChooseMode | EndLease | DrainWorker | KeepRole):
+            return  # it says what the scheduler has decided, or will order
         if isinstance(command, SwitchRole):
             # a worker process computes whatever it is ordered, so it has changed when it has nothing left
             self._inbox.append(RoleSwitched(command.worker, command.switch))

@@ -12,21 +12,12 @@ from backends.control.messages import DecodeStart, Order, RequestTerms
 from backends.driver.requests import RequestBook
 from kvsim.core.messages import (
     AssignBlocks,
-    ChooseMode,
-    Command,
     CutDecode,
-    DismissWorker,
-    DrainWorker,
-    EndLease,
-    FinishRequest,
-    KeepRole,
     ReleaseBlocks,
     RequestId,
     RunDecode,
     RunPrefill,
     StartTransfer,
-    StopTransfer,
-    SwitchRole,
     WorkerId,
 )
 
@@ -42,8 +33,8 @@ class OrderDesk:
         self._described: dict[WorkerId, set[RequestId]] = {}
         self._decoding: dict[WorkerId, set[RequestId]] = {}
 
-    def orders(self, command: Command) -> tuple[tuple[WorkerId, Order], ...]:
-        """Who gets which order; nobody for a command that is the driver's own."""
+    def orders(self, command: WorkerCommand) -> tuple[tuple[WorkerId, Order], ...]:
+        """Who gets which order."""
         match command:
             case RunPrefill(worker):
                 return ((worker, self._prefill(command)),)
@@ -57,10 +48,6 @@ class OrderDesk:
                 return ((worker, Order(command)),)
             case StartTransfer():
                 return tuple([(worker, Order(command)) for worker in movers(command)])
-            case FinishRequest() | DismissWorker() | StopTransfer() | DrainWorker() | KeepRole() | SwitchRole():
-                return ()
-            case ChooseMode() | EndLease():  # they say what the scheduler has decided
-                return ()
 
     def forget(self, worker: WorkerId) -> None:
         """The worker is gone: whoever comes in its place knows nothing."""

@@ -2,9 +2,9 @@
 
 Each transport has an owner process of its own. A transfer is blocks drawn at random from both pools: nothing to
 coalesce. Timed is everything from two arrays of block ids to "the bytes are in place". After each timing the same
-blocks are copied by one thread inside this process, and as many bytes are sent over one plain socket, so that ratios
-hold on a machine that others use too; for verbs there is ``bench_beside``, too. The first transfer of a cell is checked
-block by block, untimed.
+blocks are copied by one thread inside this process (for cuda_ipc by its GPU), and as many bytes are sent over one plain
+socket, so that ratios hold on a machine that others use too; for verbs there is ``bench_beside``, too. The first
+transfer of a cell is checked block by block, untimed.
 
 It must not know scenarios; ``link_profile`` turns rows into what they use.
 """
@@ -20,7 +20,7 @@ from backends.transport.bench_load import OtherLoad
 from backends.transport.bench_pair import Pair, open_pair
 from backends.transport.bench_peers import PEERS, missing
 from backends.transport.bench_reference import Memcpy, Stream
-from backends.transport.bench_side import Blocks, Operation, scattered_blocks, stamp, wrong_blocks
+from backends.transport.bench_side import Blocks, Operation, scattered_blocks
 from backends.transport.choose import TRANSPORTS
 from backends.transport.port import TransportError
 
@@ -133,7 +133,7 @@ def _rows(
     progress: Callable[[str], None],
 ) -> Iterator[TransferRow]:
     operations: tuple[Operation, ...] = ("read", "write")
-    stream = Stream(pair, memcpy)
+    stream, within = Stream(pair, memcpy), pair.side.within() or memcpy
     for total_bytes in options.total_bytes:
         for block_bytes in options.block_bytes:
             for number, operation in enumerate(operations, start=1):
@@ -146,7 +146,7 @@ def _rows(
                     (
                         _move_seconds(pair, operation, blocks),
                         chained(),
-                        memcpy.seconds(blocks),
+                        within.seconds(blocks),
                         stream.seconds(total_bytes),
                     )
                     for _ in range(options.repetitions + 1)
@@ -227,10 +227,10 @@ def _checked_move(pair: Pair, operation: Operation, blocks: Blocks, number: int)
     if operation == "read":
         pair.ask(do="stamp", number=number)
     else:
-        stamp(pair.side.pool, blocks.initiator, blocks.block_bytes, number)
+        pair.side.stamp(blocks.initiator, blocks.block_bytes, number)
     _move_seconds(pair, operation, blocks)
     if operation == "read":
-        return wrong_blocks(pair.side.pool, blocks.initiator, blocks.block_bytes, number)
+        return pair.side.wrong_blocks(blocks.initiator, blocks.block_bytes, number)
     return int(str(pair.ask(do="wrong", number=number)))
 
 

@@ -13,7 +13,7 @@ import time
 import msgspec
 import numpy as np
 
-from backends.transport.bench_side import Blocks, Operation
+from backends.transport.bench_side import Blocks, Operation, Side
 from backends.transport.memory import allocate_private
 from backends.transport.port import TransportError
 from backends.transport.verbs.device import Device
@@ -32,7 +32,7 @@ CHAIN_REQUESTS = 32
 _WAIT_S = 60.0
 
 
-class ChainSide:
+class ChainSide(Side):
     """A ``bench_side.Side`` over bare verbs. The owner does nothing."""
 
     def __init__(self, name: str, pool_bytes: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.transport.bench_peers import open_side
-from backends.transport.bench_side import Blocks, Side, scattered_blocks, stamp, wrong_blocks
+from backends.transport.bench_side import Blocks, Side, scattered_blocks
 
 
 def main(kind: str, pool_bytes: int) -> None:
@@ -45,9 +45,9 @@ def _obey(side: Side, drawn: dict[str, Blocks], order: dict[str, Any]) -> object
             all_blocks = drawn["now"]
             drawn["now"] = Blocks(all_blocks.block_bytes, all_blocks.initiator[:1], all_blocks.owner[:1])
         case "stamp":
-            stamp(side.pool, drawn["now"].owner, drawn["now"].block_bytes, order["number"])
+            side.stamp(drawn["now"].owner, drawn["now"].block_bytes, order["number"])
         case "wrong":
-            return wrong_blocks(side.pool, drawn["now"].owner, drawn["now"].block_bytes, order["number"])
+            return side.wrong_blocks(drawn["now"].owner, drawn["now"].block_bytes, order["number"])
         case "assist":
             side.assist(order["operation"], drawn["now"])
         case "stream":

@@ -34,6 +34,10 @@ def missing(kind: str) -> str:
         from backends.transport.verbs.device import missing as missing_device  # noqa: PLC0415
 
         return missing_device()
+    if kind == "cuda_ipc":
+        from backends.transport.cuda_ipc.gpu import missing as missing_gpu  # noqa: PLC0415
+
+        return missing_gpu()
     module = {"nixl": _NIXL, "mooncake": "mooncake", "message": "torch"}.get(kind)
     return "" if module is None or find_spec(module) is not None else f"{PEERS.get(kind, module)} is not installed"
 
@@ -41,7 +45,7 @@ def missing(kind: str) -> str:
 def open_side(kind: str, name: str, pool_bytes: int) -> Side:
     """One side of a measurement of this column."""
     if kind in TRANSPORTS:
-        return TransportSide(kind, name, pool_bytes)
+        return _own_side(kind, name, pool_bytes)
     if kind == "chain":
         from backends.transport.bench_chain import ChainSide  # noqa: PLC0415
 
@@ -55,7 +59,15 @@ def open_side(kind: str, name: str, pool_bytes: int) -> Side:
         raise TransportError(f"cannot measure {kind!r}: {error}") from None
 
 
-class NixlSide:
+def _own_side(kind: str, name: str, pool_bytes: int) -> Side:
+    if kind == "cuda_ipc":
+        from backends.transport.bench_gpu import GpuSide  # noqa: PLC0415
+
+        return GpuSide(name, pool_bytes)
+    return TransportSide.of(kind, name, pool_bytes)
+
+
+class NixlSide(Side):
     """NIXL with its UCX back end; between processes of one host UCX copies by itself (CMA).
 
     Its progress thread would spin on a core of each idle agent, so it is off; the owner looks round every 2 ms instead,
@@ -126,7 +138,7 @@ class NixlSide:
             time.sleep(_LOOK_ROUND_S)
 
 
-class MooncakeSide:
+class MooncakeSide(Side):
     """Mooncake's transfer engine over TCP, without a metadata server."""
 
     def __init__(self, name: str, pool_bytes: int) -> None:

@@ -4,6 +4,7 @@ It must not know how anything was measured.
 """
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ OTHER_CORES_MAX = 0.5
 
 
 def transfer_table(result: TransferBench) -> "Table":
-    """One cell a row. ``x memcpy`` and ``x stream`` are shares of what one thread copies and one plain socket sends.
+    """One cell a row. ``x memcpy`` and ``x stream`` are shares of what one thread, or for cuda_ipc one GPU, copies and
+    one plain socket sends.
     For verbs ``x chain`` is that of what a plain chain of work requests moves; ``perftest``: ib_read_bw, ib_write_bw.
     """
     from rich import box  # noqa: PLC0415
@@ -81,9 +83,8 @@ def profiles(result: TransferBench, date: str) -> list[LinkProfile]:
     return [_profile([row for row in result.rows if row.transport == name], date) for name in names]
 
 
-def write_profiles(out: Path, result: TransferBench, date: str) -> list[Path]:
-    """Write the profiles: to ``out`` itself if there is one, else to ``out`` with ``-<transport>`` in its name."""
-    made = profiles(result, date)
+def write_profiles(out: Path, made: Sequence[LinkProfile]) -> list[Path]:
+    """Write profiles: to ``out`` itself if there is one, else to ``out`` with ``-<transport>`` in its name."""
     paths = [
         out if len(made) == 1 else out.with_name(f"{out.stem}-{profile.transport}{out.suffix}") for profile in made
     ]

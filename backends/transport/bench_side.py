@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from backends.transport.choose import open_transport
 from backends.transport.description import PeerDescription
-from backends.transport.port import Completion, Peer, PeerLost, PeerReady, TransportError
+from backends.transport.port import (
+    Completion,
+    Peer,
+    PeerLost,
+    PeerReady,
+    TensorMemory,
+    Transport,
+    TransportError,
+)
 from kvsim.core.cluster import LAYER_MAJOR
 from kvsim.core.descriptors import Ranges
 from kvsim.core.kv_tensor import KvTensor
@@ -44,6 +52,14 @@ def scattered_blocks(pool_bytes: int, total_bytes: int, block_bytes: int, seed: 
     return Blocks(block_bytes, drawn[0], drawn[1])
 
 
+class Within(Protocol):
+    """Copies blocks from one pool to another one of this process, both of the kind that is measured."""
+
+    def seconds(self, blocks: Blocks) -> float:
+        """Copy these; how long it took."""
+        ...
+
+
 class Side(Protocol):
     """A mover of blocks between the pools of two processes. ``move`` runs at the initiator and returns when the bytes
     are in place; ``assist`` starts what the owner has to do for that, if anything."""
@@ -51,6 +67,18 @@ class Side(Protocol):
     pool: NDArray[np.uint8]
     needs_owner: bool
     """Whether ``assist`` does anything."""
+
+    def stamp(self, ids: NDArray[np.int64], block_bytes: int, number: int) -> None:
+        """Mark blocks of the pool so that they can be told from all others."""
+        stamp(self.pool, ids, block_bytes, number)
+
+    def wrong_blocks(self, ids: NDArray[np.int64], block_bytes: int, number: int) -> int:
+        """How many of these blocks do not bear the marks of ``stamp``."""
+        return wrong_blocks(self.pool, ids, block_bytes, number)
+
+    def within(self) -> "Within | None":
+        """What times the same blocks within this process, where that is not the processor's memcpy."""
+        return None
 
     def describe(self) -> str:
         """What the other side needs to meet us, as text."""
@@ -73,20 +101,29 @@ class Side(Protocol):
         ...
 
 
-class TransportSide:
-    """A ``Side`` made of one of our transports."""
+class TransportSide(Side):
+    """A ``Side`` made of one of our transports; blocks are moved between ``memory`` of both sides."""
 
-    def __init__(self, kind: str, name: str, pool_bytes: int) -> None:
-        self._transport = open_transport(kind, name)
-        self.needs_owner = self._transport.capabilities.two_sided
-        memory = self._transport.allocate(pool_bytes)
-        self.pool = np.frombuffer(memory, dtype=np.uint8)
-        self.pool[:] = 0  # every page is there before anything is timed
-        self._region = self._transport.register(memory, _flat(pool_bytes))
+    def __init__(
+        self, transport: Transport, name: str, pool: NDArray[np.uint8], memory: memoryview | TensorMemory
+    ) -> None:
+        self._transport = transport
+        self.needs_owner = transport.capabilities.two_sided
+        self.pool = pool
+        self._region = transport.register(memory, _flat(len(pool)))
         self._other = "initiator" if name == "owner" else "owner"
         self._tag = 0
         self._peer: Peer
         self._there = np.uint64(0)
+
+    @classmethod
+    def of(cls, kind: str, name: str, pool_bytes: int) -> "TransportSide":
+        """One whose pool is what the transport allocates."""
+        transport = open_transport(kind, name)
+        memory = transport.allocate(pool_bytes)
+        pool = np.frombuffer(memory, dtype=np.uint8)
+        pool[:] = 0  # every page is there before anything is timed
+        return cls(transport, name, pool, memory)
 
     def describe(self) -> str:
         """See ``Side``."""

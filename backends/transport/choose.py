@@ -32,11 +32,19 @@ def _verbs(name: str, host: str, gpu_pci_address: str) -> Transport:
     return VerbsTransport(name, host, gpu_pci_address=gpu_pci_address)
 
 
+def _cuda_ipc(name: str, host: str, gpu_pci_address: str) -> Transport:
+    from backends.transport.cuda_ipc.transport import CudaIpcTransport  # noqa: PLC0415
+
+    del host  # of one host by nature
+    return CudaIpcTransport(name, gpu_pci_address=gpu_pci_address)
+
+
 _MAKERS: dict[str, Callable[[str, str, str], Transport]] = {
     "shm": _shm,
     "tcp": _tcp,
     "message": _message,
     "verbs": _verbs,
+    "cuda_ipc": _cuda_ipc,
 }
 
 TRANSPORTS = tuple(_MAKERS)
@@ -45,7 +53,7 @@ TRANSPORTS = tuple(_MAKERS)
 
 def open_transport(transport: str, name: str, host: str = "127.0.0.1", *, gpu_pci_address: str = "") -> Transport:
     """A new transport of this kind for the process that peers call ``name``; ``host`` is the address to listen on. With
-    the address of a GPU, like "0000:3b:00.0", transports that have a choice take the network card nearest to it.
+    the address of a GPU, like "0000:3b:00.0", verbs takes the network card nearest to it, cuda_ipc moves its memory.
 
     Raises TransportError for an unknown kind, and where it cannot work here.
     """

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,10 +16,15 @@ from backends.transport.address_map import Addresses, Sizes
 from backends.transport.batches import split_long
 from backends.transport.copying import copy
 from backends.transport.jobs import Job
+from backends.transport.port import TransportError
 
 _TURN_BYTES = 16 * 2**20
 """What is copied for one transfer while others wait, and the longest range: a few milliseconds, the time that a cancel
 may take to work. Turns are long because the caches are cold for the interpreter after each."""
+
+Copy: TypeAlias = Callable[[Addresses, Addresses, Sizes, bytearray], int]
+"""Targets, sources, sizes, and a byte that another thread sets to end it early; how many ranges are copied, in order.
+Raises TransportError when none of them is touched any more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -31,16 +37,19 @@ class _Copy:
     copied: Callable[[Job], None]
     at: int = 0  # ranges that are copied
 
-    def turn(self) -> int:
+    def turn(self, turn_bytes: int) -> int:
         """Where a turn that begins now should end."""
         moved_bytes = int(self.ends[self.at - 1]) if self.at else 0
-        return int(np.searchsorted(self.ends, moved_bytes + _TURN_BYTES, side="right"))
+        return int(np.searchsorted(self.ends, moved_bytes + turn_bytes, side="right"))
 
 
 class Copier:
-    """Sleeps while there is nothing to copy. Ends with ``close``; must be started."""
+    """Sleeps while there is nothing to copy. Ends with ``close``; must be started. Memory of the CPU, unless something
+    else ``copies``."""
 
-    def __init__(self) -> None:
+    def __init__(self, copies: Copy = copy, turn_bytes: int = _TURN_BYTES) -> None:
+        self._copy = copies
+        self._turn_bytes = turn_bytes
         self._changed = threading.Condition()
         self._copies: deque[_Copy] = deque()
         self._current: _Copy | None = None
@@ -57,7 +66,7 @@ class Copier:
     ) -> None:
         """Copy these ranges, then call ``copied(job)``, from the copier's thread. If ``job.stopped`` is set meanwhile,
         it is called soon, with the rest not copied."""
-        targets, sources, sizes = split_long(targets, sources, sizes, _TURN_BYTES)
+        targets, sources, sizes = split_long(targets, sources, sizes, self._turn_bytes)
         entry = _Copy(job, targets, sources, sizes, np.cumsum(sizes), copied)
         with self._changed:
             self._copies.append(entry)
@@ -93,10 +102,9 @@ class Copier:
                     return
                 entry = self._current = self._copies.popleft()
                 self._interrupt[0] = 0
-                end = entry.turn() if self._copies else len(entry.sizes)
+                end = entry.turn(self._turn_bytes) if self._copies else len(entry.sizes)
             if not entry.job.stopped:
-                part = slice(entry.at, end)
-                entry.at += copy(entry.targets[part], entry.sources[part], entry.sizes[part], self._interrupt)
+                self._continue(entry, slice(entry.at, end))
             over = bool(entry.job.stopped) or entry.at == len(entry.sizes)
             with self._changed:
                 self._current = None
@@ -105,3 +113,9 @@ class Copier:
                 self._changed.notify_all()
             if over:
                 entry.copied(entry.job)
+
+    def _continue(self, entry: _Copy, part: slice) -> None:
+        try:
+            entry.at += self._copy(entry.targets[part], entry.sources[part], entry.sizes[part], self._interrupt)
+        except TransportError as error:
+            entry.job.stopped = entry.job.stopped or ("failed", str(error))

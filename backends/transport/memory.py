@@ -30,6 +30,11 @@ def memory_of(memory: memoryview | TensorMemory) -> Memory:
         return Memory(array.ctypes.data, array.nbytes, array)
     if memory.is_cuda:
         raise TransportError("this transport moves memory of the CPU; the tensor lies on a GPU")
+    return tensor_memory_of(memory)
+
+
+def tensor_memory_of(memory: TensorMemory) -> Memory:
+    """The address of a tensor on the CPU or a GPU. Raises TransportError if it cannot be a region."""
     if not memory.is_contiguous() or not memory.nbytes:
         raise TransportError("a region must be contiguous and not empty")
     return Memory(memory.data_ptr(), memory.nbytes, memory)

@@ -43,7 +43,7 @@ TransferHandle = NewType("TransferHandle", int)
 
 Outcome: TypeAlias = Literal["done", "failed", "cancelled"]
 
-KeyScope: TypeAlias = Literal["connection", "peer", "region"]
+KeyScope: TypeAlias = Literal["connection", "peer", "region", "allocation"]
 
 Access: TypeAlias = Literal["read", "write", "both"]
 """What peers may do with a region from their side."""
@@ -68,11 +68,12 @@ class Capabilities:
     ``two_sided``: ``send`` and ``receive``; both callers do their half.
     ``owner_runs_code``: a thread of the owner takes part in each one-sided transfer, so a stopped owner stalls it.
     ``same_host``: peers must be processes of one host.
-    ``any_memory``: ``register`` takes memory from elsewhere, not only from ``allocate``.
-    ``device_memory``: ... and memory of a GPU.
+    ``any_memory``: ``register`` takes memory of the CPU from elsewhere, not only from ``allocate``.
+    ``device_memory``: ``register`` takes memory of a GPU.
     ``key_scope``: what a key that has leaked opens: nothing, since access goes with the proven connection
     ("connection"); the region, on queue pairs of the one peer that it was given to ("peer"); the region, for every peer
-    that is connected ("region").
+    that is connected ("region"); all of the allocation in which the region lies, for every process of the host
+    ("allocation").
     ``revocable``: after ``unregister`` or ``disconnect`` a peer that ignores the rules cannot reach the memory either.
     ``access_enforced``: nor can it, before that, WRITE to a region that was registered for reading, or the reverse.
 

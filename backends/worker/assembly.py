@@ -32,7 +32,7 @@ from backends.worker.settings import WorkerSettings
 from backends.worker.stamps import Stamps
 from backends.worker.tables import BlockTables
 from backends.worker.transfers import Transfers
-from backends.worker.transports import lacking_capability, open_transport, peers_may
+from backends.worker.transports import announces_layers, lacking_capability, open_transport, peers_may
 from backends.worker.warm_up import warm_up
 from backends.worker.worker import Worker, peer_names
 from kvsim.core.cluster import WorkerSpec
@@ -71,7 +71,7 @@ def assemble(
         if lacking:
             raise WorkerError(f"transport {settings.transport} cannot {lacking}; choose another transport or mode")
         cache, tensor = _cache(transport, spec, settings, dtype, device)
-        announces = settings.cluster.policy.transfer_mode in ("push", "streamed")
+        announces = announces_layers(settings.cluster.policy.transfer_mode)
         kernel = _attention(config, device, dtype, settings)
         model = LanguageModel(Transformer(config, weights, kernel), cache, wait_each_layer=announces)
         warm_up(model, spec.kv_blocks, settings.cluster.kv.block_tokens)
@@ -169,7 +169,8 @@ def _cache(
     if settings.cluster.policy.transfer_mode == "colocated":
         return cache, tensor
     if not transport.capabilities.device_memory:
-        raise WorkerError(f"worker {spec.name}: transport {transport.capabilities.name} does not reach {device} memory")
+        name = transport.capabilities.name
+        raise WorkerError(f"worker {spec.name}: transport {name} does not reach {device} memory; cuda_ipc and verbs do")
     return cache, transport.register(cache.tensor, tensor, peers_may(settings.cluster.policy.transfer_mode)).tensor
 
 

@@ -9,11 +9,11 @@ from backends.transport.port import Access, Capabilities, Transport
 from backends.worker.errors import WorkerError
 from kvsim.core.cluster import TransferMode
 
-__all__ = ["TRANSPORTS", "lacking_capability", "open_transport", "peers_may"]
+__all__ = ["TRANSPORTS", "announces_layers", "lacking_capability", "open_transport", "peers_may"]
 
 
 def open_transport(kind: str, name: str, host: str, gpu_pci_address: str = "") -> Transport:
-    """The transport of this kind for the worker of this name, over the network card nearest to its GPU if it has one.
+    """The transport of this kind for the worker of this name, for its GPU if it has one: see ``choose.open_transport``.
     Raises WorkerError for a kind that there is not, TransportError for one that cannot work here."""
     if kind not in TRANSPORTS:
         raise WorkerError(f"transport {kind!r} is none of {', '.join(TRANSPORTS)}")
@@ -31,6 +31,12 @@ def lacking_capability(mode: TransferMode, capabilities: Capabilities) -> str:
             return "send and receive (mode message)"
         case _:
             return ""
+
+
+def announces_layers(mode: TransferMode) -> bool:
+    """Whether peers are told of layers while the rest of a prefill is computed, for them to move: what was queued on a
+    GPU must be over by then."""
+    return mode in ("push", "streamed", "adaptive")
 
 
 def peers_may(mode: TransferMode) -> Access:

@@ -175,3 +175,7 @@ class ClusterSpec(msgspec.Struct, frozen=True):
     def block_tokens(self, worker: WorkerId) -> int:
         """Token slots of each block of this worker."""
         return self.workers[worker].block_tokens or self.kv.block_tokens
+
+    def capacity_tokens(self, worker: WorkerId) -> int:
+        """Token slots of all blocks of this worker."""
+        return self.workers[worker].kv_blocks * self.block_tokens(worker)

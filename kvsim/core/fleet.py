@@ -48,7 +48,7 @@ class Fleet:
             self._placeable[spec.id] = spec.present
         disaggregated = bool(self.prefill and self.decode)
         assert bool(self.colocated) != disaggregated, "workers are either all colocated, or prefill and decode workers"
-        self._capacity_tokens = {spec.id: spec.kv_blocks * cluster.block_tokens(spec.id) for spec in cluster.workers}
+        self._capacity_tokens = {spec.id: cluster.capacity_tokens(spec.id) for spec in cluster.workers}
         self._decode_turn = self._prefill_turn = 0
         self._touched = Touched(len(cluster.workers))
         entries = self.colocated or self.prefill

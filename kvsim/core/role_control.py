@@ -70,9 +70,11 @@ class RoleControl:
         """Order the switch of workers that have nothing left: no request, no block, no transfer from or to them."""
         for worker, role in self._fleet.draining():
             if self._fleet.is_idle(worker) and not self._handover.involves(worker):
-                for state in self._life.states.values():
+                for state in self._life.states.values():  # they have released all that they had there
                     if state.prefill_worker == worker:
-                        state.prefill_worker = None  # it has released all that it had there
+                        state.prefill_worker = None
+                    if state.decode_worker == worker:  # finished, and the end of a transfer elsewhere is waited for
+                        state.decode_worker = None
                 switch = self._out.next_switch()
                 self._fleet.begin_switch(worker, switch, role)
                 self._out.put(SwitchRole(worker, switch, role))

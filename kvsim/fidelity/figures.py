@@ -9,8 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kvsim.fidelity.a100_serving import is_fitted, predictions
 from kvsim.fidelity.h100_kernels import LABELS
 from kvsim.fidelity.rows import Row
@@ -19,8 +17,7 @@ from kvsim.presets import load_gpus
 from kvsim.profile.fit_kernels import chosen
 from kvsim.profile.kernel_import import load
 from kvsim.profile.laws import predicted_seconds
-from kvsim.profile.message_fit import fit_messages
-from kvsim.profile.nccl_import import read_groups
+from kvsim.profile.nccl_import import held_out, read_groups
 
 _KERNELS_SHOWN = 400
 Series = dict[str, dict[str, list[float]]]
@@ -92,12 +89,10 @@ def _nccl(folder: Path) -> Series:
     for group in read_groups(folder / "a100_nccl"):
         if group.kind != "send_recv":
             continue
-        points = sorted(group.points)
-        times = fit_messages([point for index, point in enumerate(points) if index % 3]).times
-        held = points[::3]
+        held, times = held_out(group.points)
         shown = [point for index, point in enumerate(held) if point.size_bytes < 2**20 or index % 6 == 0]
         sizes = [point.size_bytes for point in shown]
         found[group.name.replace("_", " ")] = _series(
-            sizes, [point.ns for point in shown], np.array([times.of(size) for size in sizes]).tolist()
+            sizes, [point.ns for point in shown], [times.of(size) for size in sizes]
         )
     return found

@@ -3,12 +3,8 @@
 It must not know requests, blocks or transfers.
 """
 
-import re
-
 from kvsim.core.cluster import ClusterSpec, Role
 from kvsim.core.messages import DrainWorker, KeepRole, SwitchRole, WorkerId
-
-_TOKENS_HELD = re.compile(r" holds (\d+) tokens$")
 
 
 class Attendance:
@@ -23,7 +19,7 @@ class Attendance:
         self._policy = spec.policy.roles
         self._leaving = [False] * len(spec.workers)
         self._draining: set[WorkerId] = set()
-        self._capacity_tokens = [worker.kv_blocks * spec.block_tokens(worker.id) for worker in spec.workers]
+        self._capacity_tokens = [spec.capacity_tokens(worker.id) for worker in spec.workers]
 
     def there(self) -> list[WorkerId]:
         """Every worker that is there, by id."""
@@ -59,8 +55,8 @@ class Attendance:
         assert worker not in self.switching, f"an order to worker {worker}, which changes its role"
         assert not roles or self.roles[worker] in roles, f"a {self.roles[worker]} worker is to do {roles}"
 
-    def change(self, command: DrainWorker | KeepRole | SwitchRole) -> None:
-        """A step of a change of role."""
+    def change(self, command: DrainWorker | KeepRole | SwitchRole, context_tokens_max: int) -> None:
+        """A step of a change of role, while nobody's context is longer than ``context_tokens_max``."""
         worker = command.worker
         self.assert_serves(worker)
         assert not self._leaving[worker], f"{command}, and it leaves"
@@ -72,7 +68,8 @@ class Attendance:
                 left, policy = len(self._serving(self.roles[worker])), self._policy
                 assert policy is not None, f"{command} without a policy"
                 least = policy.prefill_min if role == "decode" else policy.decode_min
-                assert left >= (least if self._suffices(role, command.reason) else 1), f"{left} serve after {command}"
+                least = least if self._suffices(role, context_tokens_max) else 1
+                assert left >= least, f"{left} serve after {command}"
             case KeepRole():
                 self._draining.remove(worker)
             case SwitchRole(role=role):
@@ -81,12 +78,10 @@ class Attendance:
                 self.switching[worker] = command
                 self.switched += 1
 
-    def _suffices(self, role: Role, reason: str) -> bool:
-        """Whether somebody has the role who is large enough for the context that a change is said to be for. If not,
-        the other role gives up a worker below its least number."""
-        said = _TOKENS_HELD.search(reason)
-        tokens = int(said.group(1)) if said else 0
-        return any(self._capacity_tokens[worker] > tokens for worker in self._serving(role))
+    def _suffices(self, role: Role, context_tokens: int) -> bool:
+        """Whether somebody has the role who is large enough for this context. If not, the other role may give up a
+        worker below its least number."""
+        return any(self._capacity_tokens[worker] > context_tokens for worker in self._serving(role))
 
     def _serving(self, role: Role) -> list[WorkerId]:
         """Workers that have the role and are given work."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 
 from kvsim.core.cluster import TransferMode
@@ -50,8 +51,11 @@ def run_campaign(
     minutes: float | None = None,
     modes: Sequence[TransferMode] = MODES,
     advance: Advance = lambda _tally: None,
+    *,
+    unequal_blocks: bool = False,
 ) -> Campaign:
     """Play ``seeds`` schedules, or as many as begin within ``minutes``. ``advance`` is shown the sum after each batch.
+    With ``unequal_blocks`` the blocks of each worker have a length of their own.
 
     With one job everything happens in this process.
     """
@@ -69,25 +73,20 @@ def run_campaign(
             end = batch.stop
             yield batch
 
-    played = _here(wanted(), modes) if jobs == 1 else _on_processes(wanted(), modes, jobs)
-    for part in played:
+    play_batch = partial(play_all, modes=tuple(modes), unequal_blocks=unequal_blocks)
+    for part in map(play_batch, wanted()) if jobs == 1 else _on_processes(wanted(), play_batch, jobs):
         tally.add(part)
         advance(tally)
     return Campaign(start, end, tally, time.monotonic() - began_s)
 
 
-def _here(batches: Iterator[range], modes: Sequence[TransferMode]) -> Iterator[Tally]:
-    for batch in batches:
-        yield play_all(batch, modes)
-
-
-def _on_processes(batches: Iterator[range], modes: Sequence[TransferMode], jobs: int) -> Iterator[Tally]:
+def _on_processes(batches: Iterator[range], play_batch: Callable[[range], Tally], jobs: int) -> Iterator[Tally]:
     with ProcessPoolExecutor(jobs, get_context("spawn"), _begin) as pool:
         playing: set[Future[Tally]] = set()
         try:
             while True:
                 while len(playing) < 2 * jobs and (batch := next(batches, None)) is not None:
-                    playing.add(pool.submit(play_all, batch, tuple(modes)))
+                    playing.add(pool.submit(play_batch, batch))
                 if not playing:
                     return
                 done, playing = wait(playing, return_when=FIRST_COMPLETED)

@@ -42,13 +42,15 @@ from kvsim.fuzz.holdings import NOTHING, Holding, Moving, Run, Want, ids, named
 
 
 class Ground:
-    """``tokens`` counts the output of each request, ``ends`` says why those that are over have ended."""
+    """``arrived`` requests have, ``tokens`` counts the output of each, ``ends`` says why those that are over have
+    ended."""
 
     def __init__(self, spec: ClusterSpec, wants: list[Want]) -> None:
         self.spec = spec
         self.attendance = Attendance(spec)
         self.runs: dict[RunId, Run] = {}
         self.moving: dict[TransferId, Moving] = {}
+        self.arrived = 0
         self.tokens = [0] * len(wants)
         self.ends: dict[RequestId, FinishReason] = {}
         self.cancelled: set[RequestId] = set()
@@ -216,7 +218,12 @@ class Ground:
         if isinstance(command, DismissWorker):
             self.attendance.dismiss(command.worker)
         else:
-            self.attendance.change(command)
+            self.attendance.change(command, self._context_tokens_max())
+
+    def _context_tokens_max(self) -> int:
+        """The longest context of a request that has arrived and is not over."""
+        live = [RequestId(request) for request in range(self.arrived) if request not in self.ends]
+        return max([self._wants[request].prompt_tokens + self.tokens[request] for request in live], default=0)
 
     def _roles_for(self, command: RunPrefill | RunDecode) -> tuple[Role, ...]:
         """Who may be ordered a run. Of prompts a decode worker computes those only of which that was said."""

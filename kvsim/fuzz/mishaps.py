@@ -50,7 +50,6 @@ class Mishaps:
         self._said: deque[Event] = deque(maxlen=SAID_MAX)
         self._unsaid: list[Event] = []  # by workers that were lost in this instant
         self._changed: set[WorkerId] = set()
-        self._arrived = 0
         self._kinds: tuple[tuple[str, Callable[[], list[Event]]], ...] = (
             ("failed", self._fail),
             ("lost", self._lose),
@@ -73,9 +72,8 @@ class Mishaps:
         self._said.extend(self._unsaid)
         self._unsaid.clear()
 
-    def one(self, arrived: int) -> list[Event]:
-        """One of them, if it can happen now; ``arrived`` requests have."""
-        self._arrived = arrived
+    def one(self) -> list[Event]:
+        """One of them, if it can happen now."""
         kind, happen = self._choices.pick(self._kinds)
         events = happen()
         if events:
@@ -236,8 +234,8 @@ class Mishaps:
         return [self._choices.pick(self._said)] if self._said else []
 
     def _cancel(self) -> list[Event]:
-        if not self._arrived:
+        if not self._ground.arrived:
             return []
-        request = RequestId(self._choices.below(self._arrived))
+        request = RequestId(self._choices.below(self._ground.arrived))
         self._ground.cancelled.add(request)
         return [RequestCancelled(request)]

@@ -21,6 +21,7 @@ class Failure:
 
     seed: int
     mode: TransferMode
+    unequal_blocks: bool
     requests: int
     where: str
     message: str
@@ -67,27 +68,36 @@ def mode_of(seed: int, modes: Sequence[TransferMode] = MODES) -> TransferMode:
     return modes[seed % len(modes)]
 
 
-def play(seed: int, mode: TransferMode, requests: int = REQUESTS, tape: Sequence[int] | None = None) -> Played:
-    """Play the schedule of a seed, or the one that a tape says. Whatever is raised is a failure of the schedule, for
-    that is what is looked for: nothing is kept quiet."""
+def play(
+    seed: int,
+    mode: TransferMode,
+    requests: int = REQUESTS,
+    tape: Sequence[int] | None = None,
+    *,
+    unequal_blocks: bool = False,
+) -> Played:
+    """Play the schedule of a seed, or the one that a tape says; with ``unequal_blocks`` in another world.
+
+    Whatever is raised is a failure of the schedule, for that is what is looked for: nothing is kept quiet.
+    """
     choices = Choices(seed, tape)
-    world = random_world(mode, choices, requests)
+    world = random_world(mode, choices, requests, unequal_blocks=unequal_blocks)
     failure = None
     try:
         world.play()
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{type(error).__name__} in {place.name}"
-        failure = Failure(seed, mode, requests, where, str(error)[:400], len(world.records))
+        failure = Failure(seed, mode, unequal_blocks, requests, where, str(error)[:400], len(world.records))
     return Played(world, tuple(choices.taken), failure)
 
 
-def play_all(seeds: Sequence[int], modes: Sequence[TransferMode] = MODES) -> Tally:
+def play_all(seeds: Sequence[int], modes: Sequence[TransferMode] = MODES, *, unequal_blocks: bool = False) -> Tally:
     """Play these schedules, up to the first that fails."""
     tally = Tally()
     for seed in seeds:
         mode = mode_of(seed, modes)
-        played = play(seed, mode)
+        played = play(seed, mode, unequal_blocks=unequal_blocks)
         world = played.world
         tally.schedules += 1
         tally.calls += len(world.records)

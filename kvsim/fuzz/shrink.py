@@ -28,7 +28,7 @@ def shrink(failure: Failure) -> Played:
     def attempt(tape: Tape) -> Played | None:
         nonlocal plays
         plays += 1
-        played = play(failure.seed, mode, requests, tape)
+        played = play(failure.seed, mode, requests, tape, unequal_blocks=failure.unequal_blocks)
         same = played.failure is not None and played.failure.where == failure.where
         return played if same and _length(played) <= _length(best) else None
 
@@ -62,12 +62,12 @@ def _fewer_requests(failure: Failure) -> Played:
     found: list[Played] = []
     for requests in (1, 2, 3, 5, 8):
         for seed in range(failure.seed, failure.seed + SMALL_SEEDS):
-            played = play(seed, failure.mode, requests)
+            played = play(seed, failure.mode, requests, unequal_blocks=failure.unequal_blocks)
             if played.failure is not None and played.failure.where == failure.where:
                 found.append(played)
         if found:
             return min(found, key=_length)
-    return play(failure.seed, failure.mode, failure.requests)
+    return play(failure.seed, failure.mode, failure.requests, unequal_blocks=failure.unequal_blocks)
 
 
 def _cut(best: Played, attempt: Callable[[Tape], Played | None], enough: Callable[[], bool]) -> Played:

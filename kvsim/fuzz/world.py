@@ -53,7 +53,6 @@ class World:
         self._choices = choices
         self._faults_permille = faults_permille
         self._mishaps = Mishaps(self.ground, choices, self.happened)
-        self._arrived = 0
         self._now_ns = 0
         self._renewed_ns = 0
 
@@ -113,13 +112,13 @@ class World:
         self._now_ns = later_ns
 
     def _faulty(self) -> bool:
-        return self._arrived < len(self._wants)
+        return self.ground.arrived < len(self._wants)
 
     def _mishap(self) -> list[Event]:
         if self._choices.below(40) == 39 and "restart" not in self.happened:
             self.happened["restart"] += 1
             self.scheduler = Scheduler.restore(self.spec, self.records)
-        return self._mishaps.one(self._arrived)
+        return self._mishaps.one()
 
     def _progress(self) -> list[Event]:
         """One thing goes on."""
@@ -148,9 +147,9 @@ class World:
             return [switched]
         if chosen is not None:
             return [mishaps.join(chosen)]
-        want = self._wants[self._arrived]
-        self._arrived += 1
-        request = Request(RequestId(self._arrived - 1), want.prompt_tokens, want.output_tokens_max, want.labels)
+        request_id, want = RequestId(ground.arrived), self._wants[ground.arrived]
+        ground.arrived += 1
+        request = Request(request_id, want.prompt_tokens, want.output_tokens_max, want.labels)
         return [RequestArrived(request)]
 
     def _move(self, moving: Moving) -> Event:

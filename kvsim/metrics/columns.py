@@ -4,7 +4,7 @@ Instants are integer ns, and ``MISSING`` where a thing did not happen. These val
 record becomes columns is ``kvsim.metrics.collector``'s and ``kvsim.metrics.derive``'s business.
 """
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from kvsim.metrics.roles import RoleColumns  # which is made of what stands here
 
 Integers: TypeAlias = NDArray[np.int64]
+ShortIntegers: TypeAlias = NDArray[np.signedinteger[Any]]
+"""As narrow as the values allow, where a long run has millions of them."""
 Floats: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
 FirstToken: TypeAlias = Literal["prefill", "decode"]
@@ -98,9 +100,9 @@ class StepColumns(msgspec.Struct, frozen=True):
     """
 
     worker_first: Integers
-    worker: Integers
+    worker: ShortIntegers
     end_ns: Integers
-    duration_ns: Integers
+    duration_ns: ShortIntegers
     mixed: Flags
 
 
@@ -146,9 +148,9 @@ class TransferColumns(msgspec.Struct, frozen=True):
 class Changes(msgspec.Struct, frozen=True):
     """Signed changes of a quantity of blocks per worker, in no order; before the first one it is zero."""
 
-    worker: Integers
+    worker: ShortIntegers
     at_ns: Integers
-    amount: Integers
+    amount: ShortIntegers
 
 
 class MemoryColumns(msgspec.Struct, frozen=True):

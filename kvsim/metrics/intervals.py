@@ -8,7 +8,16 @@ not know what a request is to the user.
 import numpy as np
 
 from kvsim.core.messages import FEMTOSECONDS_PER_NS
-from kvsim.metrics.columns import MISSING, FirstToken, Flags, Integers, RunColumns, StepColumns, TokenSpans
+from kvsim.metrics.columns import (
+    MISSING,
+    FirstToken,
+    Flags,
+    Integers,
+    RunColumns,
+    ShortIntegers,
+    StepColumns,
+    TokenSpans,
+)
 
 PIECE_STEPS = 1 << 16
 """About how many steps are worked out together."""
@@ -24,15 +33,18 @@ def expand_steps(segments: Integers, workers: int) -> StepColumns:
     worker, steps = log[0], log[5]
     last = np.cumsum(steps)
     total = int(last[-1]) if len(last) else 0
-    end_ns, duration_ns = np.empty((2, total), dtype=np.int64)
+    end_ns = np.empty(total, dtype=np.int64)
+    duration_ns: ShortIntegers = np.empty(total, dtype=np.int32)
     first, begun = 0, 0
     while begun < total:  # a piece at a time: a long run has millions of steps
         until = int(np.searchsorted(last, begun + PIECE_STEPS, side="right"))
         until = max(until, first + 1)
         piece = slice(begun, int(last[until - 1]))
-        end_ns[piece], duration_ns[piece] = _expanded(log[:, first:until])
+        end_ns[piece], lasted_ns = _expanded(log[:, first:until])
+        duration_ns = duration_ns.astype(np.promote_types(duration_ns.dtype, _width(lasted_ns)), copy=False)
+        duration_ns[piece] = lasted_ns
         first, begun = until, piece.stop
-    step_worker = np.repeat(worker, steps)
+    step_worker = np.repeat(worker.astype(np.int32), steps)
     return StepColumns(
         worker_first=np.searchsorted(step_worker, np.arange(workers)),
         worker=step_worker,
@@ -40,6 +52,11 @@ def expand_steps(segments: Integers, workers: int) -> StepColumns:
         duration_ns=duration_ns,
         mixed=np.repeat(log[6] == 1, steps),
     )
+
+
+def _width(values: Integers) -> type[np.int32 | np.int64]:
+    """The type that holds these values, which are not negative: steps of more than two seconds need the longer one."""
+    return np.int32 if values.max(initial=0) < 1 << 31 else np.int64
 
 
 def _expanded(log: Integers) -> tuple[Integers, Integers]:
@@ -90,13 +107,13 @@ def token_spans(log: Integers, row: Integers, steps: StepColumns) -> TokenSpans:
     )
 
 
-def requests_in_steps(spans: TokenSpans, steps: StepColumns) -> Integers:
+def requests_in_steps(spans: TokenSpans, steps: StepColumns) -> ShortIntegers:
     """For each step the number of requests that got a token in it."""
     stint = spans.first_step != MISSING
     return _coverage(spans.first_step[stint], spans.last_step[stint], len(steps.end_ns))
 
 
-def token_gaps(columns: RunColumns, requests: Flags, first_token: FirstToken) -> tuple[Integers, Integers]:
+def token_gaps(columns: RunColumns, requests: Flags, first_token: FirstToken) -> tuple[Integers, ShortIntegers]:
     """Every interval between consecutive output tokens of the requests where ``requests`` is true.
 
     Returns distinct occasions and not one entry a token: intervals in ns, and how many tokens had each. Requests that
@@ -106,23 +123,31 @@ def token_gaps(columns: RunColumns, requests: Flags, first_token: FirstToken) ->
     spans, steps = columns.spans, columns.steps
     chosen = requests[spans.row]
     stint = chosen & (spans.first_step != MISSING)
-    shared = _coverage(spans.first_step[stint] + 1, spans.last_step[stint], len(steps.end_ns))[1:]
-    at_step = shared > 0  # never the very first step: nobody got a token in the one before
+    shared = _coverage(spans.first_step[stint] + 1, spans.last_step[stint], len(steps.end_ns))
+    assert not len(shared) or not shared[0], "somebody got a token before the very first step"
+    step_gaps = np.count_nonzero(shared)
 
     later = np.flatnonzero(chosen & (spans.tokens_before > 0))
     first_ns = columns.requests.first_token_ns(first_token)[spans.row[later]]
     previous_ns = np.where(spans.tokens_before[later] == 1, first_ns, spans.previous_ns[later])
-    step_gaps = np.count_nonzero(at_step)
-    gaps_ns, tokens = np.empty((2, step_gaps + len(later)), dtype=np.int64)
-    np.compress(at_step, np.diff(steps.end_ns), out=gaps_ns[:step_gaps])
-    np.compress(at_step, shared, out=tokens[:step_gaps])
+    gaps_ns = np.empty(step_gaps + len(later), dtype=np.int64)
+    tokens = np.empty(len(gaps_ns), dtype=shared.dtype)
+    filled = 0
+    for begin in range(1, len(shared), PIECE_STEPS):
+        piece = shared[begin : begin + PIECE_STEPS]
+        at_step = np.flatnonzero(piece)
+        part = slice(filled, filled + len(at_step))
+        gaps_ns[part] = np.diff(steps.end_ns[begin - 1 : begin + PIECE_STEPS])[at_step]
+        tokens[part] = piece[at_step]
+        filled = part.stop
     gaps_ns[step_gaps:] = spans.first_ns[later] - previous_ns
     tokens[step_gaps:] = 1
     return gaps_ns, tokens
 
 
-def _coverage(first: Integers, last: Integers, count: int) -> Integers:
+def _coverage(first: Integers, last: Integers, count: int) -> ShortIntegers:
     """How many of the ranges ``[first, last]`` (empty where ``last < first``) hold each of ``count`` numbers."""
-    changes = np.bincount(first, minlength=count + 1)
-    changes -= np.bincount(last + 1, minlength=count + 1)
-    return np.cumsum(changes, out=changes)[:count]
+    changes = np.zeros(count + 1, dtype=np.int32)
+    np.add.at(changes, first, 1)
+    np.subtract.at(changes, last + 1, 1)
+    return np.cumsum(changes, dtype=np.int32, out=changes)[:count]

@@ -25,6 +25,7 @@ def memory_columns(
     """All changes of the run. ``prompt_tokens`` has one entry a request, in the rows that ``spans`` names."""
     layers = cluster.kv.layers
     _, worker, released_ns = logs.residencies
+    short_worker = worker.astype(np.int32)
     count = len(worker)
     assigned_residency, assigned_ns, assigned = logs.assigns
     assigned_total = total_by_row(assigned_residency, assigned, count)
@@ -41,7 +42,7 @@ def memory_columns(
 
     def changes(*parts: tuple[Integers, Integers, Integers]) -> Changes:
         residency, at_ns, amount = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        return Changes(worker[residency], at_ns, amount)
+        return Changes(short_worker[residency], at_ns, amount)
 
     return MemoryColumns(
         reserved=changes(
@@ -56,7 +57,7 @@ def memory_columns(
             (held, prefill_over_ns[held], filled_total[held]),
             (held_released, released_ns[held_released], -filled_total[held_released]),
         ),
-        grown=Changes(worker[grown_residency], grown_ns, np.broadcast_to(np.int64(1), grown_ns.shape)),
+        grown=Changes(short_worker[grown_residency], grown_ns, np.broadcast_to(np.int64(1), grown_ns.shape)),
     )
 
 

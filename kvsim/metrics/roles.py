@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvsim.core.cluster import ClusterSpec, Role
-from kvsim.metrics.columns import ROLES, Changes, Flags, Integers
+from kvsim.metrics.columns import ROLES, Changes, Flags, Integers, ShortIntegers
 
 DRAINS, STAYS, SWITCHES, SWITCHED, GOES = range(5)
 """What the log of roles notes: DrainWorker, KeepRole, SwitchRole, RoleSwitched; and that the worker was lost, leaves or
@@ -36,7 +36,7 @@ class RoleColumns(msgspec.Struct, frozen=True):
             present.update(int(role) for role in roles)
         return tuple([role for place, role in enumerate(ROLES) if place in present])
 
-    def has(self, role: Role, worker: Integers, at_ns: Integers) -> Flags:
+    def has(self, role: Role, worker: ShortIntegers, at_ns: Integers) -> Flags:
         """Whether each of ``worker`` had the role at its instant of ``at_ns``: arrays of the same shape."""
         place = ROLES.index(role)
         if not self.later:
@@ -45,7 +45,7 @@ class RoleColumns(msgspec.Struct, frozen=True):
         changing: Flags = self.places(worker, at_ns) == place
         return changing
 
-    def places(self, worker: Integers, at_ns: Integers) -> NDArray[np.int8]:
+    def places(self, worker: ShortIntegers, at_ns: Integers) -> NDArray[np.int8]:
         """The role that each of ``worker`` had at its instant of ``at_ns``, as place in ``ROLES``."""
         places = self.first[worker]
         for changed, (from_ns, roles) in self.later.items():

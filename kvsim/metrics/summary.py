@@ -88,7 +88,7 @@ def _latencies(columns: RunColumns, finished: Flags, first_token: FirstToken) ->
         "tpot_s": ratio_statistics_s(
             (requests.last_token_ns - first_ns)[several], (requests.output_tokens - 1)[several]
         ),
-        "itl_s": statistics_s(*token_gaps(columns, finished, first_token)),
+        "itl_s": statistics_s(*token_gaps(columns, finished, first_token), overwrite=True),
         "e2e_s": statistics_s((requests.finished_ns - arrival_ns)[finished]),
         "transfer_s": statistics_s((requests.transfer_end_ns - requests.transfer_start_ns)[moved]),
         "prefill_queue_s": statistics_s(stages["prefill_queue"][finished]),

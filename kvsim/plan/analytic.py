@@ -153,8 +153,7 @@ class AnalyticModel:
     def _transfer_s(self, layout: Layout, prefill: "_Worker", decode: "_Worker") -> Floats:
         """What a transfer that is alone adds behind the prefill, for each request."""
         moved = self._moved(prefill.degree, decode.degree)
-        occupied_bytes = moved.size_bytes + moved.operations * max(prefill.gap_bytes, decode.gap_bytes)
-        bytes_s = occupied_bytes / min(prefill.link_bytes_per_s, decode.link_bytes_per_s)
+        bytes_s = moved.occupied_bytes(prefill, decode) / min(prefill.link_bytes_per_s, decode.link_bytes_per_s)
         posts_s = moved.operations / _initiator(layout, prefill, decode).operations_per_s
         moved_s = np.maximum(bytes_s, posts_s) + 2 * prefill.latency_s
         if layout.mode not in ("push", "streamed"):
@@ -172,8 +171,8 @@ class AnalyticModel:
             ends += [self._uplinks[name] for name in (prefill.uplink, decode.uplink) if name is not None]
         posters = layout.prefill.workers if layout.mode == "push" else layout.decode.workers
         posts_per_s = _initiator(layout, prefill, decode).operations_per_s * posters
-        occupied_bytes = moved.size_bytes + moved.operations * max(prefill.gap_bytes, decode.gap_bytes)
-        return max(float(np.mean(occupied_bytes)) / min(ends), float(np.mean(moved.operations)) / posts_per_s)
+        occupied_bytes = float(np.mean(moved.occupied_bytes(prefill, decode)))
+        return max(occupied_bytes / min(ends), float(np.mean(moved.operations)) / posts_per_s)
 
     def _moved(self, prefill_degree: int, decode_degree: int) -> "_Moved":
         """Bytes and operations of each request between these degrees, its blocks in one piece on both sides."""
@@ -204,6 +203,11 @@ class _Moved:
 
     size_bytes: Floats
     operations: Floats
+
+    def occupied_bytes(self, one: "_Worker", other: "_Worker") -> Floats:
+        """The bytes, and what could move while operations keep the NICs of these workers busy beyond them."""
+        occupied: Floats = self.size_bytes + self.operations * max(one.gap_bytes, other.gap_bytes)
+        return occupied
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ class Ground:
 
     def block_tokens(self, role: Role) -> int:
         """Token slots of a block of workers of this role."""
-        return self.checked.workers[self.pool_name(role)].block_tokens or self.checked.cache.block_tokens
+        return self.checked.workers[self.pool_name(role)].block_tokens_of(self.checked.cache)
 
     def _blocks_auto(self, role: Role, tensor_parallel: int) -> int:
         pool, cache = self.checked.workers[self.pool_name(role)], self.checked.cache

@@ -11,7 +11,7 @@ import yaml
 from kvsim.profile.importers import Imported
 from kvsim.profile.nccl_import import load
 from kvsim.profile.verbs_fit import FittedLink, fit_verbs
-from kvsim.units import parse_bytes, parse_duration, parse_operation_rate, parse_rate
+from kvsim.units import format_duration_ns, parse_bytes, parse_duration, parse_operation_rate, parse_rate
 
 LINK_KINDS = ("nccl", "verbs")
 
@@ -54,17 +54,10 @@ def _verbs(links: dict[str, FittedLink]) -> dict[str, Any]:
 
 def nic_numbers(link: FittedLink) -> dict[str, str]:
     """``rate`` and ``latency`` (half a round trip) and, where the figures tell it, ``operation``."""
-    numbers = {"rate": f"{link.bytes_per_s / 1e9:.4g} GB/s", "latency": _duration(link.round_trip_ns / 2)}
+    numbers = {"rate": f"{link.bytes_per_s / 1e9:.4g} GB/s", "latency": format_duration_ns(link.round_trip_ns / 2)}
     if link.operation_ns is not None:
-        numbers["operation"] = _duration(link.operation_ns)
+        numbers["operation"] = format_duration_ns(link.operation_ns)
     return numbers
-
-
-def _duration(ns: float) -> str:
-    for unit, size in (("ms", 1e6), ("us", 1e3)):
-        if ns >= size:
-            return f"{ns / size:.4g} {unit}"
-    return f"{ns:.4g} ns"
 
 
 def _short(fields: dict[str, Any]) -> dict[str, Any]:
@@ -78,9 +71,9 @@ def _short(fields: dict[str, Any]) -> dict[str, Any]:
         elif key == "message_rate":
             shown[key] = f"{parse_operation_rate(value) / 1e6:.4g} Mop/s"
         elif key in ("latency", "operation"):
-            shown[key] = _duration(parse_duration(value))
+            shown[key] = format_duration_ns(parse_duration(value))
         elif key == "times":
-            shown[key] = [_duration(parse_duration(one)) for one in value]
+            shown[key] = [format_duration_ns(parse_duration(one)) for one in value]
         elif key == "sizes":
             shown[key] = [f"{parse_bytes(one) / 1024:g} KiB" for one in value]
         elif key == "message_times":

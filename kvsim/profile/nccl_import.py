@@ -94,12 +94,17 @@ def load(path: Path) -> Imported:
 
 def held_out_errors(points: Sequence[MessagePoint]) -> Errors:
     """Errors of every third size under a fit to the others."""
-    ordered = sorted(points)
-    rest = [point for index, point in enumerate(ordered) if index % _THIRD]
-    held = ordered[::_THIRD]
-    signed = signed_errors(fit_messages(rest or held).times, held)
+    held, times = held_out(points)
+    signed = signed_errors(times, held)
     large = np.array([point.size_bytes >= LARGE_BYTES for point in held])
     return Errors(signed[large], signed[~large])
+
+
+def held_out(points: Sequence[MessagePoint]) -> tuple[list[MessagePoint], MessageTimes]:
+    """Every third size, and a curve that is fitted to the others (to these where there are none)."""
+    ordered = sorted(points)
+    rest, held = [point for index, point in enumerate(ordered) if index % _THIRD], ordered[::_THIRD]
+    return held, fit_messages(rest or held).times
 
 
 def read_groups(path: Path) -> list[Group]:

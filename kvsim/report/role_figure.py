@@ -5,6 +5,7 @@ interval in which it was. It must not know policies.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from kvsim.report.style import INK, MUTED, STAGES, drawing_style, legend_below, literal, new_figure, ordered_roles
@@ -79,10 +80,8 @@ def _draw_lanes(panel: "Axes", rows: "pd.DataFrame", lanes: Sequence[str]) -> No
 
 def _stretches(roles: Sequence[str]) -> list[tuple[str, int, int]]:
     """Role, first and last place of each stretch of equal neighbours."""
-    found: list[tuple[str, int, int]] = []
-    for place, role in enumerate(roles):
-        if found and found[-1][0] == role:
-            found[-1] = (role, found[-1][1], place)
-        else:
-            found.append((role, place, place))
+    found = []
+    for role, group in groupby(range(len(roles)), key=roles.__getitem__):
+        places = list(group)
+        found.append((role, places[0], places[-1]))
     return found

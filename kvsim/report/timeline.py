@@ -8,14 +8,12 @@ its transfers to its first decode run.
 Records are read once, in order, and written as they come, so memory does not grow with the run. A span starts when its
 command is given: time between the command and its execution is part of the span. This module must not know which driver
 made the record, and derives no metric from it.
-
-Format: "Trace Event Format" (Chromium project), event phases B, E, C, M, s, t and f; ``ts`` is in µs.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import (
@@ -46,10 +44,9 @@ from kvsim.core.messages import (
 from kvsim.report.fault_tracks import fault_events
 from kvsim.report.timeline_roles import RoleMessage, RoleSpans
 from kvsim.report.timeline_tracks import Lanes, Memory
+from kvsim.report.trace_events import COMPUTE_TRACK, TraceEvent, TraceEvents
 
-TraceEvent: TypeAlias = dict[str, Any]
-
-COMPUTE_TRACK, ROLE_TRACK = 1, 2
+ROLE_TRACK = 2
 SEND_TRACKS, RECEIVE_TRACKS = 1_000, 1_000_000  # lane k of sends is track 1000 + k
 FLOWS_PER_VARIANT = 1_000_000_000
 
@@ -96,7 +93,7 @@ class _Timeline:
         self._variant = variant
         self._cluster = cluster
         self._first_process = first_process
-        self._first_flow = first_flow
+        self._trace = TraceEvents(first_process, first_flow)
         self._runs: dict[RunId, RunPrefill | RunDecode] = {}
         self._steps: dict[RunId, int] = {}
         self._transfers: dict[TransferId, StartTransfer] = {}
@@ -112,23 +109,26 @@ class _Timeline:
     def events(self, records: Iterable[Record]) -> Iterator[TraceEvent]:
         """Names of processes and tracks, then everything that happened, in the order of the records."""
         for worker in self._cluster.workers:
-            yield self._metadata(worker.id, 0, "process_name", name=f"{self._variant}: {worker.name} ({worker.role})")
-            yield self._metadata(worker.id, 0, "process_sort_index", sort_index=self._first_process + worker.id)
-            yield self._metadata(worker.id, COMPUTE_TRACK, "thread_name", name="compute")
+            yield self._trace.metadata(
+                worker.id, 0, "process_name", name=f"{self._variant}: {worker.name} ({worker.role})"
+            )
+            yield self._trace.metadata(worker.id, 0, "process_sort_index", sort_index=self._first_process + worker.id)
+            yield self._trace.metadata(worker.id, COMPUTE_TRACK, "thread_name", name="compute")
             if self._cluster.policy.roles is not None:
-                yield self._metadata(worker.id, ROLE_TRACK, "thread_name", name="role")
+                yield self._trace.metadata(worker.id, ROLE_TRACK, "thread_name", name="role")
         now_ns = 0
         for record in records:
             now_ns = record.now_ns
-            for message in (*record.events, *record.commands):
-                if isinstance(message, RoleMessage):
-                    yield from self._change_role(now_ns, message)
-                yield from self._on_event(now_ns, message)
-                yield from self._on_command(now_ns, message)
+            for event in record.events:
+                yield from self._on_event(now_ns, event)
+            for command in record.commands:
+                yield from self._on_command(now_ns, command)
             yield from self._memory_counters(now_ns)
         yield from self._end_everything(now_ns)
 
-    def _on_event(self, now_ns: int, event: Event | Command) -> Iterator[TraceEvent]:
+    def _on_event(self, now_ns: int, event: Event) -> Iterator[TraceEvent]:
+        if isinstance(event, RoleMessage):
+            yield from self._change_role(now_ns, event)
         if isinstance(event, PrefillDone):
             yield from self._prefill_done(now_ns, event)
         elif isinstance(event, DecodeAdvanced):
@@ -143,13 +143,13 @@ class _Timeline:
         elif isinstance(event, WorkerLost):
             yield from self._lose(now_ns, event.worker)
         elif isinstance(event, WorkerJoined | WorkerLeaving):
-            yield self._moment(now_ns, event.worker, "joined" if isinstance(event, WorkerJoined) else "to leave")
+            yield self._trace.moment(now_ns, event.worker, "joined" if isinstance(event, WorkerJoined) else "to leave")
 
     def _lose(self, now_ns: int, worker: WorkerId) -> Iterator[TraceEvent]:
         """All that was on the worker ends."""
-        yield self._moment(now_ns, worker, "lost")
+        yield self._trace.moment(now_ns, worker, "lost")
         for run in [run for run, command in self._runs.items() if command.worker == worker]:
-            yield self._end(now_ns, worker, COMPUTE_TRACK, {"lost": True})
+            yield self._trace.end(now_ns, worker, COMPUTE_TRACK, {"lost": True})
             del self._runs[run]
             self._steps.pop(run, None)
         for transfer, command in list(self._transfers.items()):
@@ -157,7 +157,9 @@ class _Timeline:
                 yield from self._end_transfer(now_ns, self._transfers.pop(transfer), failed=True)
         self._memory[worker].clear()
 
-    def _on_command(self, now_ns: int, command: Event | Command) -> Iterator[TraceEvent]:
+    def _on_command(self, now_ns: int, command: Command) -> Iterator[TraceEvent]:
+        if isinstance(command, RoleMessage):
+            yield from self._change_role(now_ns, command)
         if isinstance(command, AssignBlocks):
             self._memory[command.worker].assign(command.request, _blocks(command.blocks))
         elif isinstance(command, ReleaseBlocks):
@@ -169,9 +171,9 @@ class _Timeline:
         elif isinstance(command, StartTransfer):
             yield from self._start_transfer(now_ns, command)
         elif isinstance(command, DismissWorker):
-            yield self._moment(now_ns, command.worker, "dismissed")
+            yield self._trace.moment(now_ns, command.worker, "dismissed")
         elif isinstance(command, EndLease):
-            yield self._moment(now_ns, command.worker, f"lease of request {command.request} is over")
+            yield self._trace.moment(now_ns, command.worker, f"lease of request {command.request} is over")
         elif isinstance(command, FinishRequest):
             self._context_tokens.pop(command.request, None)
             self._flow_ended.pop(command.request, None)
@@ -185,11 +187,11 @@ class _Timeline:
         if command.decoding:
             name += f" + decode of {len(command.decoding)}"
             arguments["decoding"] = command.decoding
-        yield self._begin(now_ns, command.worker, COMPUTE_TRACK, name, "prefill", arguments)
+        yield self._trace.begin(now_ns, command.worker, COMPUTE_TRACK, name, "prefill", arguments)
         for chunk in command.chunks:
             if chunk.request not in self._flow_ended:
                 self._flow_ended[chunk.request] = False
-                yield self._flow(now_ns, command.worker, COMPUTE_TRACK, chunk.request, "s")
+                yield self._trace.flow(now_ns, command.worker, COMPUTE_TRACK, chunk.request, "s")
         yield from self._end_flows(now_ns, command.worker, command.decoding)
 
     def _start_decode(self, now_ns: int, command: RunDecode) -> Iterator[TraceEvent]:
@@ -197,7 +199,7 @@ class _Timeline:
         self._steps[command.run] = 0
         name = f"decode of {len(command.batch)}"
         arguments = {"run": command.run, "requests": list(command.batch), "steps_max": command.steps_max}
-        yield self._begin(now_ns, command.worker, COMPUTE_TRACK, name, "decode", arguments)
+        yield self._trace.begin(now_ns, command.worker, COMPUTE_TRACK, name, "decode", arguments)
         yield from self._end_flows(now_ns, command.worker, command.batch)
 
     def _prefill_done(self, now_ns: int, event: PrefillDone) -> Iterator[TraceEvent]:
@@ -209,7 +211,7 @@ class _Timeline:
         for request in command.completes:
             self._memory[command.worker].complete(request)
         self._grow(command.worker, command.decoding, 1)
-        yield self._end(now_ns, command.worker, COMPUTE_TRACK, {"finished": list(event.finished)})
+        yield self._trace.end(now_ns, command.worker, COMPUTE_TRACK, {"finished": list(event.finished)})
 
     def _decode_advanced(self, now_ns: int, event: DecodeAdvanced) -> Iterator[TraceEvent]:
         command = self._runs.get(event.run)
@@ -220,7 +222,7 @@ class _Timeline:
         if event.ended:
             del self._runs[event.run]
             arguments = {"steps": self._steps.pop(event.run), "finished": list(event.finished)}
-            yield self._end(now_ns, command.worker, COMPUTE_TRACK, arguments)
+            yield self._trace.end(now_ns, command.worker, COMPUTE_TRACK, arguments)
 
     def _grow(self, worker: WorkerId, requests: Iterable[RequestId], steps: int) -> None:
         for request in requests:
@@ -244,23 +246,23 @@ class _Timeline:
         for worker, lanes in ((source, self._sends), (target, self._receives)):
             track, new_name = lanes[worker.id].enter(command.transfer)
             if new_name is not None:
-                yield self._metadata(worker.id, track, "thread_name", name=new_name)
-                yield self._metadata(worker.id, track, "thread_sort_index", sort_index=track)
-            yield self._begin(now_ns, worker.id, track, name, "transfer", arguments)
+                yield self._trace.metadata(worker.id, track, "thread_name", name=new_name)
+                yield self._trace.metadata(worker.id, track, "thread_sort_index", sort_index=track)
+            yield self._trace.begin(now_ns, worker.id, track, name, "transfer", arguments)
             if command.request in self._flow_ended and not self._flow_ended[command.request]:
-                yield self._flow(now_ns, worker.id, track, command.request, "t")
+                yield self._trace.flow(now_ns, worker.id, track, command.request, "t")
 
     def _end_transfer(self, now_ns: int, command: StartTransfer, *, failed: bool = False) -> Iterator[TraceEvent]:
         how = {"failed": True} if failed else {}
-        yield self._end(now_ns, command.source, self._sends[command.source].leave(command.transfer), how)
-        yield self._end(now_ns, command.target, self._receives[command.target].leave(command.transfer), how)
+        yield self._trace.end(now_ns, command.source, self._sends[command.source].leave(command.transfer), how)
+        yield self._trace.end(now_ns, command.target, self._receives[command.target].leave(command.transfer), how)
 
     def _end_flows(self, now_ns: int, worker: WorkerId, requests: Iterable[RequestId]) -> Iterator[TraceEvent]:
         """Arrows end where a request decodes for the first time."""
         for request in requests:
             if request in self._flow_ended and not self._flow_ended[request]:
                 self._flow_ended[request] = True
-                yield self._flow(now_ns, worker, COMPUTE_TRACK, request, "f")
+                yield self._trace.flow(now_ns, worker, COMPUTE_TRACK, request, "f")
 
     def _memory_counters(self, now_ns: int) -> Iterator[TraceEvent]:
         for worker in self._cluster.workers:
@@ -269,45 +271,22 @@ class _Timeline:
             if (filled, memory.unfilled_blocks) != self._memory_shown[worker.id]:
                 self._memory_shown[worker.id] = filled, memory.unfilled_blocks
                 blocks = {"complete": filled, "not complete yet": memory.unfilled_blocks}
-                yield self._event(now_ns, worker.id, 0, "C", name="KV blocks reserved", args=blocks)
+                yield self._trace.event(now_ns, worker.id, 0, "C", name="KV blocks reserved", args=blocks)
 
     def _change_role(self, now_ns: int, message: RoleMessage) -> Iterator[TraceEvent]:
         worker, change = message.worker, self._roles.note(message)
         if change.ends:
-            yield self._end(now_ns, worker, ROLE_TRACK, {} if change.begins else change.arguments)
+            yield self._trace.end(now_ns, worker, ROLE_TRACK, {} if change.begins else change.arguments)
         if change.begins is not None:
-            yield self._begin(now_ns, worker, ROLE_TRACK, change.begins, "role", change.arguments)
+            yield self._trace.begin(now_ns, worker, ROLE_TRACK, change.begins, "role", change.arguments)
 
     def _end_everything(self, now_ns: int) -> Iterator[TraceEvent]:
         for run in self._runs.values():
-            yield self._end(now_ns, run.worker, COMPUTE_TRACK, {"unfinished": True})
+            yield self._trace.end(now_ns, run.worker, COMPUTE_TRACK, {"unfinished": True})
         for transfer in self._transfers.values():
             yield from self._end_transfer(now_ns, transfer)
         for worker in self._roles.open():
-            yield self._end(now_ns, worker, ROLE_TRACK, {"unfinished": True})
-
-    def _event(self, now_ns: int, worker: WorkerId, track: int, phase: str, **fields: object) -> TraceEvent:
-        return {"ph": phase, "ts": now_ns / 1000, "pid": self._first_process + worker, "tid": track, **fields}
-
-    def _begin(
-        self, now_ns: int, worker: WorkerId, track: int, name: str, category: str, arguments: Mapping[str, object]
-    ) -> TraceEvent:
-        return self._event(now_ns, worker, track, "B", name=name, cat=category, args=arguments)
-
-    def _end(self, now_ns: int, worker: WorkerId, track: int, arguments: Mapping[str, object]) -> TraceEvent:
-        return self._event(now_ns, worker, track, "E", args=arguments)
-
-    def _moment(self, now_ns: int, worker: WorkerId, name: str) -> TraceEvent:
-        """Something that happens to the worker as a whole."""
-        return self._event(now_ns, worker, COMPUTE_TRACK, "i", name=name, cat="worker", s="p")
-
-    def _flow(self, now_ns: int, worker: WorkerId, track: int, request: RequestId, phase: str) -> TraceEvent:
-        """A point of a request's arrow; it binds to the span that is open on this track at this instant."""
-        event = self._event(now_ns, worker, track, phase, name="request", cat="request", id=self._first_flow + request)
-        return {**event, "bp": "e"} if phase == "f" else event
-
-    def _metadata(self, worker: WorkerId, track: int, what: str, **arguments: object) -> TraceEvent:
-        return {"ph": "M", "pid": self._first_process + worker, "tid": track, "name": what, "args": arguments}
+            yield self._trace.end(now_ns, worker, ROLE_TRACK, {"unfinished": True})
 
 
 def _blocks(runs: BlockRuns) -> int:

@@ -18,7 +18,7 @@ def check_blocks(document: Document, report: Report) -> None:
     pools = [(name, pool) for name, pool in document.workers.items() if pool.count]
     named: set[str] = set()
     for (name, pool), (other, its) in combinations(pools, 2):
-        mine, theirs = (one.block_tokens or document.cache.block_tokens for one in (pool, its))
+        mine, theirs = (one.block_tokens_of(document.cache) for one in (pool, its))
         if other in named or (fixed and pool.role == its.role) or max(mine, theirs) % min(mine, theirs) == 0:
             continue
         named.add(other)

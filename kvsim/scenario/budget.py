@@ -10,7 +10,7 @@ def memory_budget(pool: Pool, cache: Cache, gpu: GpuFields, step_tokens: int) ->
     return Budget(
         gpu_memory_bytes=gpu.memory,
         memory_utilization=cache.memory_utilization,
-        block_tokens=pool.block_tokens or cache.block_tokens,
+        block_tokens=pool.block_tokens_of(cache),
         step_tokens=step_tokens,
         step_requests=pool.batch_requests_max,
         logit_bytes=cache.logit_memory,

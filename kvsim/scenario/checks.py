@@ -24,9 +24,8 @@ def request_tokens_max(variant: Variant) -> tuple[int, str]:
     model = variant.hardware.model
     limits = [(model.context_tokens_max, f"the context limit of {model.name}")]
     for worker in _largest_workers(variant.cluster):
-        block_tokens = variant.cluster.block_tokens(worker.id)
-        tokens = worker.kv_blocks * block_tokens
-        blocks = f"{worker.kv_blocks} blocks of {block_tokens} tokens"
+        blocks = f"{worker.kv_blocks} blocks of {variant.cluster.block_tokens(worker.id)} tokens"
+        tokens = variant.cluster.capacity_tokens(worker.id)
         limits.append((tokens, f"the KV cache of {worker.role} worker {worker.name} ({blocks})"))
     return min(limits, key=lambda limit: limit[0])
 
@@ -84,13 +83,10 @@ def _remedy(variant: Variant, limit: int) -> tuple[str, str]:
 
 def _largest_workers(cluster: ClusterSpec) -> list[WorkerSpec]:
     """Of each role the worker with room for the most tokens: a request that outgrows that one has nowhere to go."""
-
-    def tokens(worker: WorkerSpec) -> int:
-        return worker.kv_blocks * cluster.block_tokens(worker.id)
-
     largest: dict[Role, WorkerSpec] = {}
     for worker in cluster.workers:
-        if worker.role not in largest or tokens(worker) > tokens(largest[worker.role]):
+        known = largest.get(worker.role)
+        if known is None or cluster.capacity_tokens(worker.id) > cluster.capacity_tokens(known.id):
             largest[worker.role] = worker
     return list(largest.values())
 

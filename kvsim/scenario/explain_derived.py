@@ -54,7 +54,7 @@ def _blocks_formula(pool: Pool) -> str:
 
 def _kv_cache(prefix: str, pool: Pool, document: Document) -> Iterator[Derived]:
     model, ranks = document.model.value(), pool.tensor_parallel
-    block = kv_block_bytes_per_rank(model, pool.block_tokens or document.cache.block_tokens, ranks)
+    block = kv_block_bytes_per_rank(model, pool.block_tokens_of(document.cache), ranks)
     formula = "2 (K, V) x layers x block_tokens x KV heads of a GPU x head_dim x kv_dtype_bytes"
     yield f"{prefix}.memory.block", *_bytes(block), formula
     if pool.gpu is None or pool.kv_blocks is not None or pool.kv_memory is not None:

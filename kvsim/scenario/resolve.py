@@ -134,7 +134,7 @@ def _kv_blocks(name: str, document: Document, model: ModelShape, report: Report)
         return 0
     if pool.kv_blocks is not None:
         return pool.kv_blocks
-    block_bytes = kv_block_bytes_per_rank(model, pool.block_tokens or cache.block_tokens, ranks)
+    block_bytes = kv_block_bytes_per_rank(model, pool.block_tokens_of(cache), ranks)
     if pool.kv_memory is not None:
         blocks = pool.kv_memory // block_bytes
         if blocks < 1:

@@ -155,6 +155,10 @@ class Pool(Fields):
             raise ValueError("found both kv_memory and kv_blocks, expected one of them")
         return self
 
+    def block_tokens_of(self, cache: "Cache") -> int:
+        """Token slots of one block of these workers."""
+        return self.block_tokens or cache.block_tokens
+
 
 class Uplink(Fields):
     """A shared, full-duplex link that joins the pools that name it to all others."""

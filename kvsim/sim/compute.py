@@ -129,14 +129,11 @@ class StepModel:
         """What was asked for beyond what was measured."""
         if self._reduced is None:
             return []
-        found = self._reduced.beyond()
-        said = (
-            f"bytes of an all-reduce went {found}, GPU {self._gpu.name} measured {self._reduced.measured}: extrapolated"
-        )
-        ranks = [one.ranks for one in self._gpu.all_reduce]
-        beyond = not ranks[0] <= self._ranks <= ranks[-1]
-        by_ranks = f"all-reduces over {self._ranks} GPUs, GPU {self._gpu.name} measured {ranks[0]} to {ranks[-1]}"
-        return [*([said] if found else []), *([f"{by_ranks}: extrapolated"] if beyond else [])]
+        whose, low, high = f"GPU {self._gpu.name}", self._gpu.all_reduce[0].ranks, self._gpu.all_reduce[-1].ranks
+        notes = self._reduced.notes("bytes of an all-reduce", whose)
+        if not low <= self._ranks <= high:
+            notes.append(f"all-reduces over {self._ranks} GPUs, {whose} measured {low} to {high}: extrapolated")
+        return notes
 
     def breakdown_prefill(
         self, chunks: Sequence[tuple[int, int]], decode_requests: int, decode_context_tokens: int

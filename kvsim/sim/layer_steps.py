@@ -94,11 +94,8 @@ class LayerSteps:
 
     def notes(self, _context_tokens_max: int) -> list[str]:
         """What was asked for beyond what was measured."""
-        return [
-            f"{words} went {found}, profile {self._tables.name} measured {range_.measured}: extrapolated"
-            for words, range_ in self._asked.items()
-            if (found := range_.beyond())
-        ]
+        whose = f"profile {self._tables.name}"
+        return [note for what, range_ in self._asked.items() for note in range_.notes(what, whose)]
 
     def _beside_attention_fs(self, tokens: int, requests: int) -> int:
         """Every kernel but attention, and what comes between two steps."""

@@ -83,11 +83,8 @@ class MeasuredSteps:
             "requests of a decode step": self._requests_asked,
             "tokens of context of a decode step": contexts,
         }
-        return [
-            f"{words} went {found}, profile {self._costs.name} measured {range_.measured}: extrapolated"
-            for words, range_ in asked.items()
-            if (found := range_.beyond())
-        ]
+        whose = f"profile {self._costs.name}"
+        return [note for what, range_ in asked.items() for note in range_.notes(what, whose)]
 
     def _prefill_fs(self, chunks: Sequence[tuple[int, int]]) -> int:
         costs = self._costs
@@ -129,11 +126,6 @@ class Asked:
         self._low = self._lowest = low
         self._high = self._highest = high
 
-    @property
-    def measured(self) -> str:
-        """The range in words."""
-        return f"{self._low:,} to {self._high:,}"
-
     def note(self, value: int) -> None:
         """This value was asked for."""
         if value > self._highest:
@@ -141,11 +133,13 @@ class Asked:
         elif value < self._lowest:
             self._lowest = value
 
-    def beyond(self) -> str:
-        """How far it went beyond, in words; nothing if it did not."""
+    def notes(self, what: str, whose: str) -> list[str]:
+        """A note if ``what`` was asked for went beyond what ``whose`` measurements cover, else none."""
         below = f"down to {self._lowest:,}" if self._lowest < self._low else ""
         above = f"up to {self._highest:,}" if self._highest > self._high else ""
-        return " and ".join(word for word in (below, above) if word)
+        beyond = " and ".join(word for word in (below, above) if word)
+        covered = f"{self._low:,} to {self._high:,}"
+        return [f"{what} went {beyond}, {whose} measured {covered}: extrapolated"] if beyond else []
 
 
 def interpolated(places: Sequence[int], values: Sequence[int], place: int) -> int:

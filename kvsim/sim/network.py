@@ -63,11 +63,8 @@ class Network:
 
     def notes(self) -> list[str]:
         """What was asked for beyond what was measured."""
-        return [
-            f"bytes of a transfer and NIC went {found}, NIC {nic.name} measured {asked.measured}: extrapolated"
-            for nic, asked in self._asked.items()
-            if (found := asked.beyond())
-        ]
+        what = "bytes of a transfer and NIC"
+        return [note for nic, asked in self._asked.items() for note in asked.notes(what, f"NIC {nic.name}")]
 
     def latency_ns(self, source: int, target: int) -> int:
         """One way, an empty message: the larger of the two NICs' latencies, plus every uplink on the way, plus what

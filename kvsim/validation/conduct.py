@@ -11,7 +11,6 @@ from math import nan
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from kvsim.errors import Problem, ScenarioError
 from kvsim.metrics import Collector, RunColumns
 from kvsim.metrics.columns import NS_PER_S, Integers
 from kvsim.record import RECORD_SUFFIX, RecordWriter
@@ -33,6 +32,7 @@ from kvsim.validation.folder import (
     write_validation,
 )
 from kvsim.validation.ranking import disagreements, latencies_s, rank
+from kvsim.validation.unreal import refuse_faults
 from kvsim.version import VERSION
 from kvsim.workload import Workload
 
@@ -84,7 +84,7 @@ def validate_scenario(
     If it is interrupted, the runs that are finished are written all the same. Raises KvsimError for what the user got
     wrong and where workers fail.
     """
-    _refuse_faults(scenario)
+    refuse_faults(scenario)
     workloads = {variant.name: workload_of(scenario, variant) for variant in scenario.variants}
     folder = prepare_validation(out)
     real, simulated = prepare_folder(folder / REAL), prepare_folder(folder / SIMULATED)
@@ -105,15 +105,6 @@ def validate_scenario(
     return _compare(folder, scenario, done, profile, report=report)
 
 
-def _refuse_faults(scenario: Scenario) -> None:
-    """A scenario cannot make real workers fail."""
-    places = dict.fromkeys(place for variant in scenario.variants for place in variant.fault_places)
-    message = "found a fault, expected none, as real workers are spared: --set faults=[] leaves them out"
-    problems = tuple(Problem(place.file, place.line, place.column, "faults", message) for place in places)
-    if problems:
-        raise ScenarioError(problems)
-
-
 def tolerance_of(scenario: Scenario) -> Tolerance:
     """The section ``tolerance``; without one nothing is asked for."""
     return Tolerance.model_validate(scenario.document.get("tolerance", {}))
@@ -127,11 +118,10 @@ def _both(
     audits: tuple[Path | None, Path | None],
     again_max: int,
 ) -> _Both:
-    columns, run = _served(variant, workload, serve, record, audits[0])
-    servings = 1
-    while run.other_cores > OTHERS_NOTED and servings <= again_max:
+    servings, disturbed = 0, True
+    while disturbed and servings <= again_max:
         columns, run = _served(variant, workload, serve, record, audits[0])
-        servings += 1
+        servings, disturbed = servings + 1, run.other_cores > OTHERS_NOTED
     real = result_of(variant, columns, _real_notes(workload, columns, run, servings))
     with auditing(audits[1], variant) as auditors:
         simulated = simulate(variant, as_served(workload, columns), auditors)

@@ -57,11 +57,14 @@ if wanted one; then
     if (($#)); then
         part "one guest" in_guest "$@"
     else
-        # The mark is made in transport_world. No more is imported than needed, and no more at a time: what a process of
-        # the guest maps in pieces is limited (run_in_guest.sh), and all tests in one process are too much for it.
-        mapfile -t files < <(grep -l transport_world tests/test_transport_*.py tests/test_verbs_*.py)
+        # The mark is made in transport_world. Torch only where it is asked for: it takes seconds to import here, and most
+        # of the pieces of memory that a process of the guest may have (run_in_guest.sh).
+        mapfile -t files < <(grep -l transport_world tests/test_transport_*.py tests/test_verbs_*.py | grep -v _torch)
         part transport in_guest "${files[@]}"
-        part "real workers" in_guest tests/test_real_processes.py
+        answers=$(mktemp -d)
+        trap 'rm -rf "$answers"' EXIT
+        part "answers of transformers" "$python" "$here/known_answers.py" "$answers"
+        part "real workers" in_guest tests/test_real_processes.py tests/test_transport_torch.py --known-answers "$answers"
     fi
 fi
 if wanted two; then

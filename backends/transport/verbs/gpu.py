@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from backends.transport.cuda_library import load
 from backends.transport.memory import Memory
 from backends.transport.port import TransportError
 from kvsim.units import format_bytes
@@ -77,7 +78,7 @@ def register(device: "Device", memory: Memory, access: int, peer_memory_errno: i
 
 def pci_address(ordinal: int) -> str:
     """Where this process's GPU of this number sits, as Linux writes it ("0000:3b:00.0"). Raises TransportError."""
-    cuda = _driver()
+    cuda = load()
     text = ctypes.create_string_buffer(32)
     device = ctypes.c_int()
     for result in (
@@ -92,7 +93,7 @@ def pci_address(ordinal: int) -> str:
 
 def driver() -> Driver:
     """The driver and its GPUs. Raises TransportError where there is none, or it does not start."""
-    cuda = _driver()
+    cuda = load()
     version, count, supported, device = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     for result in (
         cuda.cuInit(0),
@@ -111,7 +112,7 @@ def driver() -> Driver:
 
 def export(address: int, size_bytes: int) -> Export:
     """Export the pages around this range of GPU memory. Raises TransportError."""
-    cuda = _driver()
+    cuda = load()
     if not hasattr(cuda, "cuMemGetHandleForAddressRange"):
         raise TransportError("the CUDA driver is older than 11.7")
     first, length = surrounding_pages(address, size_bytes)
@@ -133,10 +134,3 @@ def surrounding_pages(address: int, size_bytes: int) -> tuple[int, int]:
     first = address // PAGE_BYTES * PAGE_BYTES
     last = -(-(address + size_bytes) // PAGE_BYTES) * PAGE_BYTES
     return first, last - first
-
-
-def _driver() -> ctypes.CDLL:
-    try:
-        return ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise TransportError(f"the CUDA driver cannot be loaded: {error}") from None

@@ -5,6 +5,7 @@ know pyverbs, so that it can be tested, and asked what is wrong, without any.
 """
 
 import ipaddress
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,16 +46,18 @@ class Port:
         connects through rdma_cm alone, and others, such as EFA, know no such queue pairs."""
         return self.node_type.partition(":")[0] in ("", _CHANNEL_ADAPTER)
 
+    @property
+    def name(self) -> str:
+        """For readers: "mlx5_0/1"."""
+        return f"{self.device}/{self.number}"
+
 
 def ports(root: Path = SYSFS) -> list[Port]:
     """All ports of all devices, by name and number."""
-    folder = root / "class" / "infiniband"
-    if not folder.is_dir():
-        return []
     return [
-        _port(device, number)
-        for device in sorted(folder.iterdir(), key=lambda path: path.name)
-        for number in sorted(int(path.name) for path in (device / "ports").iterdir())
+        _port(root, device, number)
+        for device in entries(root / "class" / "infiniband")
+        for number in _numbers(device / "ports")
     ]
 
 
@@ -69,8 +72,7 @@ def gid_of(port: Port) -> Gid | None:
 
 def still_there(gid: Gid, device: str, port: int, root: Path = SYSFS) -> bool:
     """Whether this entry of the table is what it was."""
-    folder = root / "class" / "infiniband" / device / "ports" / str(port)
-    return _gid(folder, gid.index) == gid
+    return _gid(port_folder(root, device, port), gid.index) == gid
 
 
 def usable_ports(found: list[Port], device: str = "") -> list[Port]:
@@ -108,6 +110,16 @@ def pci_path(link: Path) -> tuple[str, ...]:
     parts = link.resolve().parts
     start = next((at for at, part in enumerate(parts) if part.startswith("pci") and ":" in part), len(parts))
     return parts[start:]
+
+
+def port_folder(root: Path, device: str, number: int) -> Path:
+    """Where the kernel tells about a port."""
+    return root / "class" / "infiniband" / device / "ports" / str(number)
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, by name; nothing if there is no such folder."""
+    return sorted(folder.iterdir(), key=lambda path: path.name) if folder.is_dir() else []
 
 
 def read_text(path: Path) -> str:
@@ -152,7 +164,7 @@ def diagnosis(found: list[Port], device: str = "", root: Path = SYSFS) -> tuple[
             "iWARP and EFA cannot carry this transport; use tcp, or a card that speaks RoCE v2 or InfiniBand",
         )
     if not any(port.active for port in connecting):
-        states = ", ".join(f"{port.device}/{port.number} is {port.state}" for port in connecting)
+        states = ", ".join(f"{port.name} is {port.state}" for port in connecting)
         return f"no port is active ({states})", "'ip link set INTERFACE up', or check cable and switch"
     return (
         "no active port has a RoCE v2 GID",
@@ -161,8 +173,13 @@ def diagnosis(found: list[Port], device: str = "", root: Path = SYSFS) -> tuple[
     )
 
 
-def _port(device: Path, number: int) -> Port:
-    folder = device / "ports" / str(number)
+def _numbers(folder: Path) -> list[int]:
+    """What lies in a folder whose entries are numbers, in their order."""
+    return sorted(map(int, os.listdir(folder))) if folder.is_dir() else []
+
+
+def _port(root: Path, device: Path, number: int) -> Port:
+    folder = port_folder(root, device.name, number)
     state = read_text(folder / "state")
     pci = device / "device"
     return Port(
@@ -179,11 +196,25 @@ def _port(device: Path, number: int) -> Port:
 
 
 def _gids(folder: Path) -> Iterator[Gid]:
-    table = folder / "gids"
-    for index in sorted(int(path.name) for path in table.iterdir()) if table.is_dir() else ():
-        gid = _gid(folder, index)
+    # Soft-RoCE's table has 1024 entries, a file each, of which a few are used: looked for without a Path for each
+    table = str(folder / "gids")
+    for index in _numbers(folder / "gids"):
+        gid = _gid(folder, index) if _says_more_than_zeros(f"{table}/{index}") else None
         if gid is not None:
             yield gid
+
+
+def _says_more_than_zeros(file: str) -> bool:
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return bool(os.read(descriptor, 64).strip(b"0:\n"))
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def _gid(folder: Path, index: int) -> Gid | None:

@@ -18,7 +18,7 @@ import threading
 from dataclasses import replace
 
 from backends.transport.link import NOTIFY, Link
-from backends.transport.memory import Memory, memory_of
+from backends.transport.memory import Memory, memory_of, tensor_memory_of
 from backends.transport.port import Access, Capabilities, KeyScope, Region, TensorMemory, TransportError
 from backends.transport.tcp_based import TcpBasedTransport
 from backends.transport.verbs import wire
@@ -114,9 +114,7 @@ class VerbsTransport(TcpBasedTransport):
     def _place_of(self, memory: memoryview | TensorMemory) -> Memory:
         if isinstance(memory, memoryview) or not memory.is_cuda:
             return memory_of(memory)
-        if not memory.is_contiguous() or not memory.nbytes:
-            raise TransportError("a region must be contiguous and not empty")
-        return Memory(memory.data_ptr(), memory.nbytes, memory)
+        return tensor_memory_of(memory)
 
     def _new_carrier(self, link: Link) -> Mover:
         return Mover(link, self._device, self._memory, self._queue_pairs, self._stall_timeout_s)

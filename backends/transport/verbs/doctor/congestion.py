@@ -40,7 +40,7 @@ _PRIORITIES = range(8)
 def congestion(machine: Machine, usable: list[Port]) -> Iterator[Finding]:
     """For each port that can be used: lost packets, and flow control where it is a card on Ethernet."""
     for port in usable:
-        folder = machine.sys / "class" / "infiniband" / port.device / "ports" / str(port.number) / "hw_counters"
+        folder = sysfs.port_folder(machine.sys, port.device, port.number) / "hw_counters"
         yield _losses(port, folder)
         gid = sysfs.gid_of(port)
         if port.pci_path and port.layer == "Ethernet" and gid is not None and gid.interface:
@@ -48,15 +48,14 @@ def congestion(machine: Machine, usable: list[Port]) -> Iterator[Finding]:
 
 
 def _losses(port: Port, counters: Path) -> Finding:
-    name = f"{port.device}/{port.number}"
     counted = {counter: read_number(counters / counter, -1) for counter in _LOSSES}
     known = {counter: value for counter, value in counted.items() if value >= 0}
     if not known:
-        return Finding("ok", "losses", f"{name}: its driver counts no lost packets")
+        return Finding("ok", "losses", f"{port.name}: its driver counts no lost packets")
     lost = [f"{counter} {value}" for counter, value in known.items() if value]
     if not lost:
-        return Finding("ok", "losses", f"{name}: none counted by {', '.join(known)}")
-    text = f"{name}: {', '.join(lost)} since the driver was loaded"
+        return Finding("ok", "losses", f"{port.name}: none counted by {', '.join(known)}")
+    text = f"{port.name}: {', '.join(lost)} since the driver was loaded"
     remedy = (
         "look whether they grow while KV moves; if so, check cable and optics, then flow control"
         if port.pci_path
@@ -68,7 +67,7 @@ def _losses(port: Port, counters: Path) -> Finding:
 def _flow_control(machine: Machine, port: Port, interface: str, counters: Path) -> Finding:
     """Always a warning, since half of it cannot be seen: whether switches and both ends agree."""
     net = machine.sys / "class" / "net" / interface
-    parts = [f"{port.device}/{port.number}"]
+    parts = [port.name]
     if (net / "ecn").is_dir():
         for point in ("roce_np", "roce_rp"):
             on = [str(at) for at in _PRIORITIES if read_number(net / "ecn" / point / "enable" / str(at), 0)]

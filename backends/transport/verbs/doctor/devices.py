@@ -12,7 +12,7 @@ from pathlib import Path
 
 from backends.transport.verbs.doctor.finding import Finding, Verdict
 from backends.transport.verbs.doctor.machine import Machine
-from backends.transport.verbs.sysfs import Port, read_text
+from backends.transport.verbs.sysfs import Port, entries, read_text
 
 _NETWORK_CLASS, _INFINIBAND_CLASS, _MELLANOX = "0x02", "0x0207", "0x15b3"
 _OPEN_RIGHTS = (
@@ -24,8 +24,7 @@ _OPEN_RIGHTS = (
 def cards_without_driver(machine: Machine, found: list[Port]) -> Iterator[Finding]:
     """Cards on the PCI bus that should be RDMA devices, and are none."""
     have = {port.pci_path[-1] for port in found if port.pci_path}
-    folder = machine.sys / "bus" / "pci" / "devices"
-    for card in sorted(folder.iterdir(), key=lambda path: path.name) if folder.is_dir() else ():
+    for card in entries(machine.sys / "bus" / "pci" / "devices"):
         kind, vendor = read_text(card / "class"), read_text(card / "vendor")
         mellanox = vendor == _MELLANOX and kind.startswith(_NETWORK_CLASS)
         if card.name in have or not (mellanox or kind.startswith(_INFINIBAND_CLASS)):

@@ -58,9 +58,7 @@ class Report:
         }
 
     def _taken(self, port: Port) -> str:
-        gid = gid_of(port)
-        assert gid is not None, f"{port.device}/{port.number} is taken without a GID"
-        return f"{port.device} port {port.number}, {gid_text(gid)}"
+        return f"{port.device} port {port.number}, {gid_text(_gid_taken(port))}"
 
 
 def gid_text(gid: Gid) -> str:
@@ -69,13 +67,18 @@ def gid_text(gid: Gid) -> str:
     return f"GID {gid.index} {_address(gid)}" + (f" ({about})" if about else "")
 
 
+def _gid_taken(port: Port) -> Gid:
+    gid = gid_of(port)
+    assert gid is not None, f"{port.name} is taken without a GID"
+    return gid
+
+
 def _address(gid: Gid) -> str:
     """An IPv4 address as one."""
     return str(gid.address.ipv4_mapped or gid.address)
 
 
 def _port_document(port: Port) -> dict[str, Any]:
-    gid = gid_of(port)
-    assert gid is not None, f"{port.device}/{port.number} is taken without a GID"
+    gid = _gid_taken(port)
     shown = {"index": gid.index, "address": _address(gid), "interface": gid.interface}
     return {"device": port.device, "port": port.number, "gid": shown}

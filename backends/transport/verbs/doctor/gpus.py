@@ -12,7 +12,7 @@ from pathlib import Path
 from backends.transport.verbs import sysfs
 from backends.transport.verbs.doctor.finding import Finding
 from backends.transport.verbs.doctor.machine import Machine
-from backends.transport.verbs.sysfs import Port, pci_path, read_number, read_text
+from backends.transport.verbs.sysfs import Port, entries, pci_path, read_number, read_text
 
 _DISPLAY_CLASS, _NVIDIA = "0x03", "0x10de"
 _DMABUF_KERNEL = (5, 12)
@@ -62,10 +62,9 @@ def distance(gpu_path: tuple[str, ...], gpu_node: int, port: Port) -> tuple[str,
 
 
 def _nvidia_gpus(machine: Machine) -> list[_Gpu]:
-    folder = machine.sys / "bus" / "pci" / "devices"
     return [
         _Gpu(device.name, pci_path(device), read_number(device / "numa_node", -1), device)
-        for device in (sorted(folder.iterdir(), key=lambda path: path.name) if folder.is_dir() else ())
+        for device in entries(machine.sys / "bus" / "pci" / "devices")
         if read_text(device / "vendor") == _NVIDIA and read_text(device / "class").startswith(_DISPLAY_CLASS)
     ]
 
@@ -107,7 +106,7 @@ def _nearest(machine: Machine, gpu: _Gpu, usable: list[Port]) -> Iterator[Findin
         return
     port = sysfs.nearest(cards, gpu.address, machine.sys)
     words, near = distance(gpu.path, gpu.numa_node, port)
-    text = f"GPU {gpu.address}: {port.device}/{port.number} is the nearest, {words}"
+    text = f"GPU {gpu.address}: {port.name} is the nearest, {words}"
     if near:
         yield Finding("ok", "distance", text)
     else:

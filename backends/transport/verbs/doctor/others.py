@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from backends.transport.verbs.doctor.finding import Finding
 from backends.transport.verbs.doctor.machine import Machine
 from backends.transport.verbs.doctor.memory import available_memory
-from backends.transport.verbs.sysfs import read_number, read_text
+from backends.transport.verbs.sysfs import entries, read_number, read_text
 from kvsim.units import format_bytes
 
 
@@ -31,9 +31,8 @@ def shared_memory(machine: Machine, wanted_bytes: int) -> Iterator[Finding]:
 def tcp(machine: Machine) -> Iterator[Finding]:
     """Interfaces that lead out, and the most that one connection has on its way. Drivers without a notion of a carrier
     leave the state "unknown"."""
-    net = machine.sys / "class" / "net"
     up = []
-    for interface in sorted(net.iterdir(), key=lambda path: path.name) if net.is_dir() else ():
+    for interface in entries(machine.sys / "class" / "net"):
         if interface.name != "lo" and read_text(interface / "operstate") in ("up", "unknown"):
             speed = read_number(interface / "speed", -1)
             up.append(interface.name + (f" ({speed} Mbit/s)" if speed > 0 else ""))

@@ -51,11 +51,10 @@ def roce_mtu(interface_bytes: int) -> int:
 
 
 def _state(machine: Machine, port: Port, *, taken: bool) -> Finding:
-    folder = machine.sys / "class" / "infiniband" / port.device / "ports" / str(port.number)
-    name = f"{port.device}/{port.number}"
+    folder = sysfs.port_folder(machine.sys, port.device, port.number)
     rate = read_text(folder / "rate") or "unknown rate"
     lid = f", LID {read_text(folder / 'lid')}" if port.layer == "InfiniBand" else ""
-    text = f"{name}: {port.state or 'state unknown'}, {port.layer or 'link layer unknown'}, {rate}{lid}"
+    text = f"{port.name}: {port.state or 'state unknown'}, {port.layer or 'link layer unknown'}, {rate}{lid}"
     if not port.active:
         physical = read_text(folder / "phys_state")
         if port.layer == "InfiniBand" and physical.endswith("LinkUp"):
@@ -69,7 +68,7 @@ def _state(machine: Machine, port: Port, *, taken: bool) -> Finding:
 
 
 def _gid(machine: Machine, port: Port, gid: Gid, *, needed: bool) -> Finding:
-    text = f"{port.device}/{port.number}: {gid_text(gid)} of {len(port.gids)}"
+    text = f"{port.name}: {gid_text(gid)} of {len(port.gids)}"
     if port.layer != "Ethernet":
         return Finding("ok", "gid", text)
     if gid.interface and not _interface(machine, gid).exists():
@@ -87,7 +86,7 @@ def _gid(machine: Machine, port: Port, gid: Gid, *, needed: bool) -> Finding:
 
 def _ethernet_mtu(port: Port, gid: Gid, interface_bytes: int, active: int) -> Finding:
     allowed = roce_mtu(interface_bytes)
-    text = f"{port.device}/{port.number}: {active or allowed} bytes, {gid.interface} has {interface_bytes}"
+    text = f"{port.name}: {active or allowed} bytes, {gid.interface} has {interface_bytes}"
     if active and active < allowed:
         return Finding(
             "warning", "mtu", f"{text}, which allows {allowed}", f"ip link set {gid.interface} down, then up"
@@ -103,13 +102,12 @@ def _ethernet_mtu(port: Port, gid: Gid, interface_bytes: int, active: int) -> Fi
 
 
 def _infiniband_mtu(port: Port, active: int) -> Finding:
-    name = f"{port.device}/{port.number}"
     if not active:
-        return Finding("ok", "mtu", f"{name}: not in sysfs; 'ibv_devinfo -d {port.device}' prints active_mtu")
+        return Finding("ok", "mtu", f"{port.name}: not in sysfs; 'ibv_devinfo -d {port.device}' prints active_mtu")
     if active < _MTUS_BYTES[0]:
         remedy = "set it where the subnet manager is configured (opensm: partitions.conf, mtu=5)"
-        return Finding("warning", "mtu", f"{name}: {active} bytes of {_MTUS_BYTES[0]}", remedy)
-    return Finding("ok", "mtu", f"{name}: {active} bytes")
+        return Finding("warning", "mtu", f"{port.name}: {active} bytes of {_MTUS_BYTES[0]}", remedy)
+    return Finding("ok", "mtu", f"{port.name}: {active} bytes")
 
 
 def _interface(machine: Machine, gid: Gid) -> Path:
