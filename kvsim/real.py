@@ -243,7 +243,10 @@ def machine_text(real: Real) -> str:
         import torch  # noqa: PLC0415
 
         if not torch.cuda.is_available():
-            raise RealError(f"real.device: found {real.device}, but torch {torch.__version__} finds no GPU here")
+            raise RealError(
+                f"real.device: found {real.device}, but torch {torch.__version__} finds no GPU here: nvidia-smi tells "
+                "whether there is one, a torch built for CUDA uses it, real.device: cpu does without"
+            )
         text += f", {torch.cuda.get_device_name(real.device)}"
     return text
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_cuda import COMPILER, FAKE_CUDA, SOURCE, FakeTensor, controls, fake_driver
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backends.transport.cuda_ipc import driver as driver_module
 from backends.transport.cuda_ipc.driver import HANDLE_BYTES, CudaError, Driver
-from backends.transport.cuda_ipc.gpu import Gpu
+from backends.transport.cuda_ipc.gpu import Gpu, Spans
 from backends.transport.cuda_ipc.pool import GpuPool
 from backends.transport.memory import tensor_memory_of
 from backends.transport.port import TransportError
@@ -174,6 +176,22 @@ def test_gpus_that_cannot_reach_each_other_are_told_so_before_a_handle_is_opened
     far.close()
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 10)), max_size=4),
+    st.lists(st.integers(0, 60), min_size=1, max_size=5),
+)
+def test_addresses_are_of_a_gpu_if_a_span_has_them(pieces: list[tuple[int, int]], addresses: list[int]) -> None:
+    spans, asked = Spans(), np.array(addresses, dtype=np.uint64)
+    for begin, size_bytes in pieces:
+        spans.add(begin, size_bytes)
+    inside = [[begin <= at < begin + size for at in addresses] for begin, size in pieces]
+    assert spans.touch(asked) == any(any(row) for row in inside)
+    assert spans.hold(asked) == any(all(row) for row in inside)
+    for piece in reversed(pieces):
+        spans.remove(*piece)
+    assert not spans.touch(asked)
+
+
 # --- copies --------------------------------------------------------------------------------------------------------
 
 
@@ -203,10 +221,11 @@ def test_scattered_copies_within_gpus_take_one_call_for_thousands(gpu: Gpu) -> N
     assert controls().fakeBatchCalls() - before == 3  # 4096 + 4096 + 1808
 
 
-def test_an_old_driver_and_a_gpu_that_cannot_batch_copy_one_by_one(gpu: Gpu) -> None:
+def test_where_copies_cannot_be_batched_they_are_made_one_by_one(gpu: Gpu, caplog: pytest.LogCaptureFixture) -> None:
     calls, copies = controls().fakeBatchCalls(), controls().fakeCopies()
     controls().fakeBatches(0)
     assert moved(gpu, 300)
+    assert caplog.messages == ["cuMemcpyBatchAsync: CUDA_ERROR_NOT_SUPPORTED; copying one by one from now on"]
     controls().fakeBatches(1)
     assert moved(gpu, 300)  # having been told once it does not ask again
     assert (controls().fakeBatchCalls() - calls, controls().fakeCopies() - copies) == (0, 600)

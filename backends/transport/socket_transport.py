@@ -227,7 +227,10 @@ class SocketTransport(ABC):
     def _checked_address(self, description: PeerDescription) -> SocketAddress:
         problem = problem_of_description(description, self._capabilities.name, self._name)
         if not problem and self._capabilities.same_host and description.host != self._host:
-            problem = f"it is on another host, which {self._capabilities.name} cannot reach"
+            problem = (
+                f"it is on another host, or in another network namespace (containers: --network=host), which "
+                f"{self._capabilities.name} cannot reach"
+            )
         if problem:
             raise TransportError(f"the description of {description.owner[:40]!r} cannot be used: {problem}")
         try:

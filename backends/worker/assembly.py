@@ -169,7 +169,8 @@ def _cache(
     if settings.cluster.policy.transfer_mode == "colocated":
         return cache, tensor
     if not transport.capabilities.device_memory:
-        raise WorkerError(f"worker {spec.name}: transport {transport.capabilities.name} does not reach {device} memory")
+        name = transport.capabilities.name
+        raise WorkerError(f"worker {spec.name}: transport {name} does not reach {device} memory; cuda_ipc and verbs do")
     return cache, transport.register(cache.tensor, tensor, peers_may(settings.cluster.policy.transfer_mode)).tensor
 
 

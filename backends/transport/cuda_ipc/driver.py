@@ -6,6 +6,7 @@ later drivers keep beside its ``_v2``. Needs CUDA 11.4, for ``cuDeviceGetUuid_v2
 """
 
 import ctypes
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
@@ -15,6 +16,8 @@ from backends.transport.address_map import Addresses, Sizes
 from backends.transport.cuda_ipc.remedies import NO_DRIVER, remedy_for
 from backends.transport.cuda_library import LIBRARY, load
 from backends.transport.port import TransportError
+
+_log = logging.getLogger("kvsim.transport")
 
 Device = NewType("Device", int)
 Context = NewType("Context", int)
@@ -31,7 +34,6 @@ _BLOCKING_SYNC: Final = 1  # CU_EVENT_BLOCKING_SYNC: who waits sleeps instead of
 _DISABLE_TIMING: Final = 2  # CU_EVENT_DISABLE_TIMING
 _SOURCE_IN_STREAM_ORDER: Final = 1  # CU_MEMCPY_SRC_ACCESS_ORDER_STREAM
 _NOT_FOUND: Final = 500  # CUDA_ERROR_NOT_FOUND
-_NOT_SUPPORTED: Final = 801  # CUDA_ERROR_NOT_SUPPORTED
 
 
 class _Handle(ctypes.Structure):
@@ -264,27 +266,29 @@ class Driver:
         self._call("cuMemcpyAsync", target, source, size_bytes, stream)
 
     def copy_batch(self, targets: Addresses, sources: Addresses, sizes_bytes: Sizes, stream: Stream) -> bool:
-        """Queue copies between memory of GPUs, in any order, with one call; False where this driver, or this GPU,
-        cannot."""
+        """Queue copies between memory of GPUs, in any order, with one call; False where that cannot be done. Some of
+        them may have been queued then, and it is not tried again: one by one they say what is wrong."""
         function = self._functions.get("cuMemcpyBatchAsync")
         if function is None:
             return False
         attributes, first, failed = _CopyAttributes(_SOURCE_IN_STREAM_ORDER), c_size_t(0), c_size_t()
         arrays = (targets.ctypes.data, sources.ctypes.data, sizes_bytes.ctypes.data, len(sizes_bytes))
         result = function(*arrays, byref(attributes), byref(first), 1, byref(failed), stream)
-        if result == _NOT_SUPPORTED:
+        if result:
             del self._functions["cuMemcpyBatchAsync"]
-            return False
-        self._check("cuMemcpyBatchAsync", result)
-        return True
+            _log.warning("cuMemcpyBatchAsync: %s; copying one by one from now on", self._name_of(result))
+        return not result
 
     def _call(self, name: str, *arguments: object) -> None:
         self._check(name, self._functions[name](*arguments))
 
     def _check(self, name: str, result: int) -> None:
         if result:
-            text = c_char_p()
-            known = self._functions["cuGetErrorName"](result, byref(text)) == 0 and text.value
-            error = known.decode("ascii") if known else f"error {result}"
+            error = self._name_of(result)
             remedy = remedy_for(name, error)
             raise CudaError(f"{name}: {error}{remedy and ': '}{remedy}", result)
+
+    def _name_of(self, result: int) -> str:
+        text = c_char_p()
+        known = self._functions["cuGetErrorName"](result, byref(text)) == 0 and text.value
+        return known.decode("ascii") if known else f"error {result}"

@@ -23,6 +23,8 @@ TURN_BYTES = 256 * 2**20
 3.35 TB/s of reads and writes together (NVIDIA's data sheet). Not tuned: no GPU was at hand."""
 
 _BATCH_RANGES = 4096
+"""Copies handed to the driver in one call. Between two GPUs it merges them, within one it does not (nccl#1932)."""
+
 _QUEUED_BATCHES = 2
 """While one is copied the next is queued, so that the GPU does not wait for the processor; a cancel takes effect behind
 them."""
@@ -129,10 +131,10 @@ class Gpu:
         least. Raises TransportError."""
         with self._driver.current(self._context):
             begin = self._driver.open(handle)
-            found = self._driver.allocation(begin)
-            if found is not None and end > found[1]:
+            size_bytes = self._opened_bytes(begin)
+            if size_bytes is not None and end > size_bytes:
                 self._driver.close(begin)
-                raise TransportError(f"its region ends at byte {end} of an allocation of {found[1]} bytes")
+                raise TransportError(f"its region ends at byte {end} of an allocation of {size_bytes} bytes")
         return begin
 
     def close_allocation(self, begin: int) -> None:
@@ -176,6 +178,16 @@ class Gpu:
     def _queue_each(self, targets: Addresses, sources: Addresses, sizes_bytes: Sizes) -> None:
         for target, source, size_bytes in zip(targets.tolist(), sources.tolist(), sizes_bytes.tolist(), strict=True):
             self._driver.copy(target, source, size_bytes, self._stream)
+
+    def _opened_bytes(self, begin: int) -> int | None:
+        """How much of another process's memory can be reached from there. None where the driver does not tell, which is
+        documented for memory of one's own only: it refuses copies that leave it in any case."""
+        try:
+            allocation = self._driver.allocation(begin)
+        except CudaError:
+            return None
+        # small allocations of a process may share one that is larger, and is what was opened
+        return None if allocation is None else allocation[0] + allocation[1] - begin
 
     def _settle(self) -> None:
         """Wait for what was queued before a call failed."""

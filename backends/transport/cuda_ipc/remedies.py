@@ -2,7 +2,8 @@
 
 Sources: the driver API's documentation of cuIpcGetMemHandle (memory of cuMemAlloc only) and cuIpcOpenMemHandle;
 PyTorch's notes on CUDA semantics (backends of its allocator); vllm#55906 (CUDA_ERROR_INVALID_CONTEXT between PID
-namespaces); NVIDIA's MIG user guide (no CUDA IPC between GPU instances). Pure text.
+namespaces); vllm#52607 (CUDA_ERROR_INVALID_VALUE for a GPU that the container does not see); NVIDIA's MIG user guide
+(no CUDA IPC between GPU instances). Pure text.
 """
 
 from typing import Final
@@ -16,6 +17,10 @@ _SEEN = (
     "and a process cannot open a handle of its own"
 )
 _GONE = "the handle is of a process that has gone, has freed the memory, or runs in another container (--ipc=host)"
+_UNSEEN = (
+    "the peer's GPU is not visible in this container (docker run --gpus all; Kubernetes hides it unless privileged), "
+    "or the handle is of a process that has gone"
+)
 _TOPOLOGY = (
     "the two GPUs cannot reach each other's memory ('nvidia-smi topo -p2p r' shows which can), as is so of two MIG "
     "instances; use one GPU or one instance, or another transport"
@@ -24,6 +29,7 @@ _NO_GPU = (
     "no GPU is visible: see nvidia-smi and CUDA_VISIBLE_DEVICES, and start containers with --gpus all; workers on a "
     "CPU use transport shm"
 )
+_EXCLUSIVE = "another process has the GPU to itself: 'nvidia-smi -c DEFAULT' lets several compute on it"
 _SETUP = "the driver is not set up: see nvidia-smi; modules and libcuda must be of one version"
 
 _REMEDIES: Final[dict[tuple[str, str], str]] = {
@@ -33,12 +39,13 @@ _REMEDIES: Final[dict[tuple[str, str], str]] = {
     ("cuInit", "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE"): _SETUP,
     ("cuInit", "CUDA_ERROR_UNKNOWN"): _SETUP,
     ("cuDeviceGet", "CUDA_ERROR_INVALID_DEVICE"): _NO_GPU,
+    ("cuDevicePrimaryCtxRetain", "CUDA_ERROR_DEVICE_UNAVAILABLE"): _EXCLUSIVE,
     ("cuIpcGetMemHandle", "CUDA_ERROR_INVALID_VALUE"): _ALLOCATOR,
     ("cuIpcGetMemHandle", "CUDA_ERROR_NOT_SUPPORTED"): _ALLOCATOR,
     ("cuIpcOpenMemHandle_v2", "CUDA_ERROR_INVALID_CONTEXT"): _SEEN,
     ("cuIpcOpenMemHandle_v2", "CUDA_ERROR_OPERATING_SYSTEM"): _SEEN,
     ("cuIpcOpenMemHandle_v2", "CUDA_ERROR_INVALID_HANDLE"): _GONE,
-    ("cuIpcOpenMemHandle_v2", "CUDA_ERROR_INVALID_VALUE"): _GONE,
+    ("cuIpcOpenMemHandle_v2", "CUDA_ERROR_INVALID_VALUE"): _UNSEEN,
     ("cuIpcOpenMemHandle_v2", "CUDA_ERROR_MAP_FAILED"): _TOPOLOGY,
     ("cuIpcOpenMemHandle_v2", "CUDA_ERROR_PEER_ACCESS_UNSUPPORTED"): _TOPOLOGY,
     ("cuIpcOpenMemHandle_v2", "CUDA_ERROR_TOO_MANY_PEERS"): "this GPU is connected to as many others as it can be",

@@ -6,11 +6,11 @@ owner's. A copy is queued on a stream of ours that waits for no other one, and i
 must have finished writing before it lets anybody know that there is something to read. (Workers do: ``LanguageModel``
 waits for its GPU before it reports a step, or a layer.)
 
-A handle opens all of the allocation in which a region lies, to every process of this host that learns it, for reading
-and writing, until that process closes it (``key_scope``, ``revocable``, ``access_enforced``): use this between
-processes that trust each other with their memory. What each region is for is told to peers, whose own end refuses the
-rest: that stops mistakes, not malice. The owner must not free memory that a connected peer has open, which CUDA leaves
-undefined: disconnect first.
+A handle opens all of the allocation in which a region lies (and the 2 MiB that small ones share), to every process of
+this host that learns it, for reading and writing, until that process closes it (``key_scope``, ``revocable``,
+``access_enforced``): use this between processes that trust each other with their memory. What each region is for is
+told to peers, whose own end refuses the rest: that stops mistakes, not malice. The owner must not free memory that a
+connected peer has open, which CUDA leaves undefined: disconnect first.
 """
 
 import logging
