@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from kvsim.presets import load_gpus, load_models
+from kvsim.profile import ProfileFile
 from kvsim.profile.fitters import ProfileFitError, steps_profile
 from kvsim.profile.importers import Imported, write_imported
 from kvsim.profile.interpolate import KernelTable
@@ -141,8 +142,14 @@ def imported(tmp_path: Path, tables: dict[str, pd.DataFrame]) -> Path:
     return tmp_path / "p.yaml"
 
 
-def test_steps_composed_of_kernels_that_follow_the_law_are_those_of_the_roofline(tmp_path: Path) -> None:
-    composed = steps_profile(imported(tmp_path, law_tables(1.0)), "llama-3.1-8b", "h100-sxm", 1)
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory: pytest.TempPathFactory) -> ProfileFile:
+    """Steps of kernels that follow the law."""
+    path = imported(tmp_path_factory.mktemp("composed"), law_tables(1.0))
+    return steps_profile(path, "llama-3.1-8b", "h100-sxm", 1)
+
+
+def test_steps_composed_of_kernels_that_follow_the_law_are_those_of_the_roofline(composed: ProfileFile) -> None:
     costs = composed.costs()
     assert costs is not None
     tables, roofline = MeasuredSteps(costs), StepModel(load_models()["llama-3.1-8b"].value, H100, 1)
@@ -151,14 +158,11 @@ def test_steps_composed_of_kernels_that_follow_the_law_are_those_of_the_roofline
         assert tables.prefill_ns(chunks, decodes, context_tokens) == pytest.approx(expected, rel=0.05)
 
 
-def test_steps_of_slower_kernels_are_slower_and_extrapolation_is_told(tmp_path: Path) -> None:
-    path = imported(tmp_path, law_tables(2.0))
-    quick = steps_profile(imported(tmp_path, law_tables(1.0)), "llama-3.1-8b", "h100-sxm", 1)
-    imported(tmp_path, law_tables(2.0))
-    slow = steps_profile(path, "llama-3.1-8b", "h100-sxm", 1)
+def test_steps_of_slower_kernels_are_slower_and_extrapolation_is_told(composed: ProfileFile, tmp_path: Path) -> None:
+    slow = steps_profile(imported(tmp_path, law_tables(2.0)), "llama-3.1-8b", "h100-sxm", 1)
     assert slow.steps is not None
-    assert quick.steps is not None
-    one, other = quick.steps.prefill.tokens[6], slow.steps.prefill.tokens[6]
+    assert composed.steps is not None
+    one, other = composed.steps.prefill.tokens[6], slow.steps.prefill.tokens[6]
     assert one.tokens == other.tokens == 2048
     assert 1.8 < other.ns / one.ns < 2.0  # norms, gate and embedding are the roofline's
     costs = slow.costs()

@@ -55,6 +55,10 @@ class Watch:
         """The phases that the request entered."""
         return [after for changed, _, after in self.changes if changed == request]
 
+    def kinds(self) -> set[tuple[Phase, Phase]]:
+        """From which phase to which, whatever the request."""
+        return {(before, after) for _, before, after in self.changes}
+
 
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
@@ -160,6 +164,9 @@ def test_every_change_of_the_table_happens_in_some_run(watch: Watch) -> None:
             tight = cluster(mode, prefill=0 if mode == "colocated" else 1, kv_blocks=12, policy=policy)
             run(tight, workload(crowd))
             run(cluster(mode, kv_blocks=40, block_tokens=4, policy=policy, batch_tokens_max=16), workload(crowd))
-        for seed in range(40):
+    for seed in range(40):  # as many of them as it takes
+        if watch.kinds() == CHANGES:
+            break
+        for mode in ALL_MODES:
             random_world(mode, Choices(seed)).play()
-    assert {(before, after) for _, before, after in watch.changes} == CHANGES
+    assert watch.kinds() == CHANGES
