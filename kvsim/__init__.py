@@ -11,8 +11,9 @@ Everything that the command line does is a call here. Names are loaded when they
 package costs nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from kvsim.lazy_names import names_of
 
 if TYPE_CHECKING:
     from kvsim.compare import compare_runs
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from kvsim.scenario import Scenario, Variant, load_scenario, scenario_from_mapping
     from kvsim.study import VariantResult, run_scenario, simulate, workload_of
     from kvsim.sweep import SweepResult, load_sweep, run_sweep
-    from kvsim.version import VERSION as __version__  # noqa: N811
+    from kvsim.version import __version__
 
 _HOMES = {
     "KvsimError": "kvsim.errors",
@@ -52,6 +53,7 @@ _HOMES = {
     "run_sweep": "kvsim.sweep",
     "simulate": "kvsim.study",
     "workload_of": "kvsim.study",
+    "__version__": "kvsim.version",
 }
 
 __all__ = [
@@ -83,14 +85,4 @@ __all__ = [
     "workload_of",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return import_module("kvsim.version").VERSION
-    if name not in _HOMES:
-        raise AttributeError(f"module 'kvsim' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = names_of(__name__, _HOMES)

@@ -80,7 +80,7 @@ def measure(scenario: Path, overrides: Sequence[str], rounds: int) -> Measuremen
     cpu_s: list[float] = []
     peak_bytes: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "kvsim.cli", "run", str(scenario), "--no-report", "--out", folder]
+        command = [sys.executable, "-m", "kvsim", "run", str(scenario), "--no-report", "--out", folder]
         for override in overrides:
             command += ["--set", override]
         for _ in range(rounds):

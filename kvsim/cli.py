@@ -4,8 +4,6 @@ What the user did wrong is printed as plain lines and answered with exit status 
 check with 1. Imports inside the verbs keep ``kvsim --help`` quick.
 """
 
-import gc
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -53,9 +51,7 @@ class Question(StrEnum):
 
 
 def main() -> None:
-    """Entry point of the ``kvsim`` command."""
-    gc.set_threshold(100_000, 10, 10)  # imports make many objects that all stay: looking for garbage in them is in vain
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no linear algebra here, and starting threads costs CPU time
+    """Do what the command line says, and leave the process. ``kvsim.__main__`` calls it."""
     try:
         app()
     except KvsimError as error:
@@ -264,7 +260,3 @@ def _notes(summary: dict[str, object]) -> list[str]:
     variants = summary["variants"]
     assert isinstance(variants, dict)
     return list(dict.fromkeys(note for variant in variants.values() for note in variant["notes"]))
-
-
-if __name__ == "__main__":
-    main()

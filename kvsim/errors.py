@@ -8,15 +8,14 @@ KvsimError
 Broken invariants are not here: they are assertions. Failures of the outside world are events of the core.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 
 class KvsimError(Exception):
     """Base of every error that the user can mend. ``str()`` of it is the whole message, without a traceback."""
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """One thing wrong at one place. ``line`` and ``column`` count from 1; 0 means there is no such place."""
 
     file: str

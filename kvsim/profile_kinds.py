@@ -4,11 +4,10 @@ A kind is one module with a function ``load(path) -> kvsim.profile.importers.Imp
 imported only when it is asked for. Nothing heavy is imported here, for ``kvsim --help`` shows the kinds.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Importer:
+class Importer(msgspec.Struct, frozen=True):
     """A kind: what it reads, in words, and the module whose ``load`` reads it."""
 
     kind: str

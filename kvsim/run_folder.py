@@ -4,9 +4,10 @@ It must not know how a run is simulated or what its numbers mean.
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from kvsim.audit import AUDIT_SUFFIX
 from kvsim.errors import RunFolderError
@@ -23,8 +24,7 @@ PARTS = {RECORDS: (RECORD_SUFFIX,), AUDITS: (AUDIT_SUFFIX,), FIGURES: (".svg", "
 """Folders inside a run folder, and how the names of the files end that a run writes there."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunFolder:
+class RunFolder(msgspec.Struct, frozen=True):
     """A finished run on disk. Tables are read when they are asked for."""
 
     path: Path

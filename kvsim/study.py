@@ -8,9 +8,11 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from kvsim.audit import AUDIT_SUFFIX, AuditWriter
 from kvsim.errors import ScenarioError
@@ -41,8 +43,7 @@ Advance = Callable[[int, int, str], None]
 """Is told how far a run is: requests finished in all variants so far, requests of all variants, the variant's name."""
 
 
-@dataclass(frozen=True, slots=True)
-class VariantResult:
+class VariantResult(msgspec.Struct, frozen=True):
     """One variant, simulated. ``summary`` is what ``summary.json`` holds for it, ``faults`` what ``faults.json``
     does, where something could go wrong."""
 

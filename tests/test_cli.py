@@ -370,7 +370,7 @@ def test_every_command_and_option_has_help(cli: Cli) -> None:
 
 IMPORTED = """
 import sys
-from kvsim.cli import main
+from kvsim.__main__ import main
 try:
     main()
 except SystemExit as exited:
@@ -392,9 +392,39 @@ def test_help_imports_nothing_heavy() -> None:
     assert imported_by(["pandas", "matplotlib", "pyarrow", "simpy", "torch", "numpy", "rich"], "--help") == ["rich"]
 
 
-def test_a_run_without_a_report_imports_neither_pandas_nor_matplotlib(tmp_path: Path) -> None:
+def test_a_run_without_a_report_imports_only_what_it_needs(tmp_path: Path) -> None:
     arguments = ("run", SMALL, *FEW, "--no-report", "--out", tmp_path / "run")
-    assert imported_by(["pandas", "matplotlib", "simpy"], *arguments) == ["simpy"]
+    unneeded = [
+        *("pandas", "matplotlib", "pyarrow.compute", "pyarrow.dataset", "scipy", "torch", "multiprocessing.pool"),
+        *("rich.progress", "kvsim.report.figures", "kvsim.report.html", "kvsim.report.timeline"),
+        *("kvsim.profile.fit", "kvsim.scenario.explain", "kvsim.plan", "kvsim.sweep", "kvsim.validation", "backends"),
+    ]
+    assert imported_by([*unneeded, "simpy"], *arguments) == ["simpy"]
+
+
+PROCESS = """
+import gc, sys
+from kvsim.__main__ import main
+imported = "numpy" in sys.modules
+threshold = gc.get_threshold()[0]
+try:
+    main()
+except SystemExit:
+    pass
+print("before:", imported, threshold < 10_000, "after:", gc.get_threshold()[0] >= 100_000, gc.get_freeze_count() > 0)
+"""
+
+
+def test_only_a_process_of_the_command_line_collects_its_garbage_late() -> None:
+    """Notebooks import the same packages: importing the entry point changes nothing, calling it does."""
+    done = subprocess.run([sys.executable, "-c", PROCESS, "schema"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "before: False True after: True True"
+
+
+def test_python_runs_the_package_as_the_command() -> None:
+    command = [sys.executable, "-m", "kvsim", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"kvsim {kvsim.__version__}\n"
 
 
 def test_bench_prints_a_row_a_scenario(cli: Cli) -> None:

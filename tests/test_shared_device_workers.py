@@ -1,7 +1,7 @@
 """Workers on a shared device, and workers that are some time away: by hand, and against those with own GPUs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -215,7 +215,7 @@ def test_orders_arrive_late_and_in_order_and_not_at_a_worker_that_was_lost() -> 
 
 
 def requests_of(columns: RunColumns) -> dict[str, list[int]]:
-    return {field.name: getattr(columns.requests, field.name).tolist() for field in fields(columns.requests)}
+    return {name: getattr(columns.requests, name).tolist() for name in columns.requests.__struct_fields__}
 
 
 def on_own_gpus(example: Example) -> Hardware:

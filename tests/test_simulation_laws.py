@@ -171,7 +171,7 @@ def test_requests_produce_the_tokens_that_they_should(example: Example) -> None:
 
 def request_columns(columns: RunColumns) -> dict[str, list[int]]:
     requests = columns.requests
-    names = [name for name in requests.__slots__ if isinstance(getattr(requests, name), np.ndarray)]
+    names = [name for name in requests.__struct_fields__ if isinstance(getattr(requests, name), np.ndarray)]
     assert len(names) > 10
     return {name: getattr(requests, name).tolist() for name in names}
 

@@ -107,7 +107,7 @@ def test_a_local_ray_gives_the_same_bytes_and_loses_only_the_point_that_kills_it
 @pytest.mark.timeout(120)
 def test_a_cluster_that_is_not_there_is_told_with_its_address(tmp_path: Path, folder: Path) -> None:
     arguments = ["sweep", str(SMALL), "--vary", VARY[0], "--engine", "ray", "--out", str(tmp_path / "s")]
-    result = run_isolated(folder, "-m", "kvsim.cli", *arguments, timeout_s=110)
+    result = run_isolated(folder, "-m", "kvsim", *arguments, timeout_s=110)
     assert result.returncode == 2, result.stderr
     assert "no Ray cluster at auto: " in result.stderr
     assert "start one (ray start --head) or give its address in RAY_ADDRESS" in result.stderr

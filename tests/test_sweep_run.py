@@ -263,7 +263,7 @@ def test_the_parquet_file_names_its_knobs(result: SweepResult) -> None:
 LONGER = [*TWO[1:], "workload.requests=100", "workload.arrivals.rate=300 req/s"]
 DECODE_WORKERS = "workers.decode.count=1,2"
 COMMAND = [
-    *(sys.executable, "-m", "kvsim.cli", "sweep", str(SMALL), "--vary", DECODE_WORKERS, "--seeds", "4"),
+    *(sys.executable, "-m", "kvsim", "sweep", str(SMALL), "--vary", DECODE_WORKERS, "--seeds", "4"),
     *("--workers", "2", "--no-figures", *(word for option in LONGER for word in ("--set", option))),
 ]
 POINTS = 8

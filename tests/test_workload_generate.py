@@ -1,10 +1,10 @@
 """Workloads as a whole: seeds, independence of purposes, limits and notes."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from kvsim import workload
 from kvsim.errors import TraceError

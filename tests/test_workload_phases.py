@@ -1,11 +1,11 @@
 """Phases: the right requests in the right stretch of time, by seed, each phase for itself."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from msgspec.structs import replace
 from plan_worlds import planned
 from test_scenario_errors import GOOD, Problems
 

@@ -4,9 +4,9 @@ Instants are integer ns, and ``MISSING`` where a thing did not happen. These val
 record becomes columns is ``kvsim.metrics.collector``'s and ``kvsim.metrics.derive``'s business.
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,8 +42,7 @@ FINISHED, REJECTED = (0, 1), (2, 3, 5, 7)  # indices of the reasons with and wit
 ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
 
 
-@dataclass(frozen=True, slots=True)
-class RequestColumns:
+class RequestColumns(msgspec.Struct, frozen=True):
     """One row a request, in the order of request ids. Workers are ids, ``outcome`` indexes ``FINISH_REASONS``, ``mode``
     ``SERVING_MODES``.
 
@@ -93,8 +92,7 @@ class RequestColumns:
         return np.where(self.transfer_end_ns != MISSING, self.transfer_end_ns, self.prefill_end_ns)
 
 
-@dataclass(frozen=True, slots=True)
-class StepColumns:
+class StepColumns(msgspec.Struct, frozen=True):
     """One row a step that gave decoding requests a token, sorted by worker, then by time.
 
     ``worker_first[w]`` is the first row of worker w. ``mixed`` steps computed prompts as well: they are in
@@ -108,8 +106,7 @@ class StepColumns:
     mixed: Flags
 
 
-@dataclass(frozen=True, slots=True)
-class TokenSpans:
+class TokenSpans(msgspec.Struct, frozen=True):
     """Output tokens of a request that came one after the other: the token of a prefill, or a *stint*, which is an
     unbroken stay in the decode batch of one worker. Sorted by row of the request, then by time.
 
@@ -128,8 +125,7 @@ class TokenSpans:
     residency: Integers
 
 
-@dataclass(frozen=True, slots=True)
-class PrefillColumns:
+class PrefillColumns(msgspec.Struct, frozen=True):
     """One row a completed ``RunPrefill``, with the number of requests that it computed for."""
 
     worker: Integers
@@ -138,8 +134,7 @@ class PrefillColumns:
     requests: Integers
 
 
-@dataclass(frozen=True, slots=True)
-class TransferColumns:
+class TransferColumns(msgspec.Struct, frozen=True):
     """One row a completed transfer."""
 
     source: Integers
@@ -150,8 +145,7 @@ class TransferColumns:
     operations: Integers
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(msgspec.Struct, frozen=True):
     """Signed changes of a quantity of blocks per worker, in no order; before the first one it is zero."""
 
     worker: ShortIntegers
@@ -159,8 +153,7 @@ class Changes:
     amount: ShortIntegers
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryColumns:
+class MemoryColumns(msgspec.Struct, frozen=True):
     """Blocks over time. ``reserved`` counts blocks. ``filled`` and ``held`` count blocks x layers, as a transfer may
     fill a part of the layers; ``held`` is what prefill workers keep after the prefill until it is released.
 
@@ -179,8 +172,7 @@ class MemoryColumns:
         return self.reserved, self.grown
 
 
-@dataclass(frozen=True, slots=True)
-class RunColumns:
+class RunColumns(msgspec.Struct, frozen=True):
     """A run. ``start_ns`` is the first arrival, ``end_ns`` the last event; both are 0 where nothing happened.
 
     ``mishaps`` has rows of what (``kvsim.metrics.mishaps``), when, and whose id. ``recomputed_tokens`` counts tokens

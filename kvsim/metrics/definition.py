@@ -1,10 +1,9 @@
 """What a definition of a metric is made of. It must not know any metric."""
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Definition:
+class Definition(msgspec.Struct, frozen=True):
     """The unit ("" for counts and fractions) and one exact sentence."""
 
     unit: str

@@ -4,8 +4,7 @@ Who got a token in which step is worked out in ``kvsim.metrics.intervals``, what
 ``kvsim.metrics.memory``.
 """
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 
 from kvsim.core.cluster import ClusterSpec
@@ -107,8 +106,7 @@ def _modes(cluster: ClusterSpec, logs: Logs, ids: Integers) -> Integers:
     return np.full(len(ids), SERVING_MODES.index("local" if policy == "colocated" else policy), dtype=np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class _FirstPass:
+class _FirstPass(msgspec.Struct, frozen=True):
     prefill_worker: Integers
     prefill_start_ns: Integers
     decode_worker: Integers
@@ -143,8 +141,7 @@ def _first_pass(roles: RoleColumns, logs: Logs, ids: Integers) -> _FirstPass:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _RequestTransfers:
+class _RequestTransfers(msgspec.Struct, frozen=True):
     start_ns: Integers
     end_ns: Integers
     size_bytes: Integers

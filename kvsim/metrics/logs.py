@@ -3,15 +3,13 @@
 A log is an integer array with one row a column, so ``request, at_ns = log`` names what it holds.
 """
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 
 from kvsim.metrics.columns import MISSING, Integers
 
 
-@dataclass(frozen=True, slots=True)
-class Logs:
+class Logs(msgspec.Struct, frozen=True):
     """What was noted during a run, in order of time. ``MISSING`` is "not (yet)".
 
     arrivals: request, prompt_tokens, at_ns

@@ -6,8 +6,7 @@ that very instant is told apart by its kind: blocks are assigned in the new role
 It must not know what workers did in their roles.
 """
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,8 +18,7 @@ DRAINS, STAYS, SWITCHES, SWITCHED, GOES = range(5)
 may go, which ends whatever it was about to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class RoleColumns:
+class RoleColumns(msgspec.Struct, frozen=True):
     """``first`` are the roles at the beginning, as places in ``ROLES``; ``later`` has, for each worker that changed,
     the instants and roles that followed. ``draining`` and ``switching`` are 1 while a worker does that, else 0;
     ``switches`` counts the orders to switch. Arrays have one entry a worker."""

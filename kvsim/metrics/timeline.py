@@ -5,9 +5,9 @@ came about.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
+import msgspec
 import numpy as np
 
 from kvsim.metrics.columns import Changes, Floats, Integers, RunColumns, TransferColumns
@@ -19,8 +19,7 @@ PIECE = 1 << 16
 """Changes that are looked at together."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timeline:
+class Timeline(msgspec.Struct, frozen=True):
     """Bins ``[edges_ns[i], edges_ns[i + 1])`` and arrays of shape (workers, bins): means over the bin."""
 
     edges_ns: Integers

@@ -4,10 +4,11 @@ Drawn requests keep their lengths and the pattern of their arrivals, a trace is 
 same requests at every rate (common random numbers). It must not know what serves them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from kvsim import units

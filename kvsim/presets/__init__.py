@@ -7,12 +7,12 @@ Presets are data: adding one means adding a mapping to a YAML file here. It must
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
+import msgspec
 import yaml
 
 try:
@@ -28,8 +28,7 @@ __all__ = ["Preset", "load_gpus", "load_models", "load_nics"]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Preset(Generic[T]):
+class Preset(msgspec.Struct, Generic[T], frozen=True):
     """A named value. ``fields`` is how it is written: keys and quantities with their units, the name included."""
 
     name: str

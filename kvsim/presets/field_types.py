@@ -4,7 +4,7 @@ They are shared by presets, profiles and scenarios. It must not know what a fiel
 """
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
@@ -79,6 +79,15 @@ FlopRate = Annotated[
 
 
 class Fields(BaseModel):
-    """Base of every mapping in a preset or scenario file: unknown keys are refused, values never change."""
+    """Base of every mapping in a preset or scenario file: unknown keys are refused, values never change.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    The checks of a class are made when it first checks something, as a part of those around it: most classes never
+    check anything by themselves, and making checks for each would double what importing them takes.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    @classmethod
+    def defaults(cls) -> Self:
+        """What an empty mapping stands for. It is not checked, as no default is: for the default of another key."""
+        return cls.model_construct()

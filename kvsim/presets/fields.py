@@ -160,8 +160,10 @@ class GpuFields(Fields):
         default=[],
         description="Measured times of an all-reduce by GPUs, ascending, and by size, in place of collective_*.",
     )
-    kernels: KernelFields = Field(default=KernelFields(), description="Single kernels beyond the plain roofline.")
-    engine: EngineFields = Field(default=EngineFields(), description="Host code of the engine beyond step.")
+    kernels: KernelFields = Field(
+        default=KernelFields.defaults(), description="Single kernels beyond the plain roofline."
+    )
+    engine: EngineFields = Field(default=EngineFields.defaults(), description="Host code of the engine beyond step.")
 
     def value(self) -> GpuSpec:
         """The same as a plain value."""

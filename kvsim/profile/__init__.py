@@ -28,10 +28,15 @@ of the profile                    in the simulator
 ================================= ======================================================================================
 """
 
-from kvsim.profile.fields import ProfileFile, WorkerProfile
-from kvsim.profile.fit import FitError, FittedSteps, fit_steps
-from kvsim.profile.points import StepPoint
-from kvsim.profile.write import profile_text, write_profile
+from typing import TYPE_CHECKING
+
+from kvsim.lazy_names import names_of
+
+if TYPE_CHECKING:
+    from kvsim.profile.fields import ProfileFile, WorkerProfile
+    from kvsim.profile.fit import FitError, FittedSteps, fit_steps
+    from kvsim.profile.points import StepPoint
+    from kvsim.profile.write import profile_text, write_profile
 
 __all__ = [
     "FitError",
@@ -43,3 +48,17 @@ __all__ = [
     "profile_text",
     "write_profile",
 ]
+
+__getattr__, __dir__ = names_of(
+    __name__,
+    {
+        "FitError": "kvsim.profile.fit",
+        "FittedSteps": "kvsim.profile.fit",
+        "ProfileFile": "kvsim.profile.fields",
+        "StepPoint": "kvsim.profile.points",
+        "WorkerProfile": "kvsim.profile.fields",
+        "fit_steps": "kvsim.profile.fit",
+        "profile_text": "kvsim.profile.write",
+        "write_profile": "kvsim.profile.write",
+    },
+)

@@ -126,8 +126,8 @@ class WorkerProfile(Fields):
     tensor_parallel: Count = Field(default=1, description="GPUs of the worker whose steps were measured.")
     steps: Steps | None = Field(default=None, description="Durations of steps.")
     layers: LayerTimes | None = Field(default=None, description="Instead of steps: times of the kernels of a layer.")
-    host: Host = Field(default=Host(), description="What comes on top of steps.")
-    message: MessageProfile = Field(default=MessageProfile(), description="Costs of transfer.mode message.")
+    host: Host = Field(default=Host.defaults(), description="What comes on top of steps.")
+    message: MessageProfile = Field(default=MessageProfile.defaults(), description="Costs of transfer.mode message.")
     slowdown: Slowdown | None = Field(
         default=None, description="By busy workers on one device, from 1: how many times slower each is than alone."
     )

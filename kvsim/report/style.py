@@ -11,8 +11,9 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,8 +25,7 @@ FIGURE_WIDTH_INCHES = 9.0
 ROLES = ("prefill", "decode", "colocated")
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(msgspec.Struct, frozen=True):
     """One stretch of a request's life. ``key`` is its name in ``summary["variants"][...]["stages_s"]``."""
 
     key: str
@@ -44,8 +44,7 @@ STAGES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class LineLook:
+class LineLook(msgspec.Struct, frozen=True):
     """Colour and dash pattern of a variant's lines: where lines coincide, the one below shows through the gaps."""
 
     colour: str

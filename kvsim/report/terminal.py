@@ -7,17 +7,19 @@ which unit, and which value is best. This module must not know how a metric is c
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import msgspec
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from kvsim.report.failure_rows import failure_counts
 from kvsim.report.style import STAGES, decimals_for, number_text, ordered_roles, time_unit
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Better: TypeAlias = Literal["lower", "higher", "neither"]
 UNFILLED = "kv_reserved_unfilled_block_s"
@@ -27,8 +29,7 @@ GAP, LABEL_WIDTH, UNIT_WIDTH, NAME_WIDTH_MAX = 2, 23, 7, 12
 VALUES_WIDTH = 80 - LABEL_WIDTH - GAP - UNIT_WIDTH
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One metric over all variants, in one unit. ``key`` names its definition; ``best`` marks the best values.
 
     ``texts`` and ``best`` have one entry per variant. Nothing is marked where all variants show the same text.
@@ -41,8 +42,7 @@ class Row:
     best: tuple[bool, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(msgspec.Struct, frozen=True):
     """Rows that belong together, in order."""
 
     title: str
@@ -289,7 +289,7 @@ def print_table(table: Table) -> None:
 class RunProgress:
     """Where ``advance_to`` goes: a bar, or nowhere. Positions only grow; a smaller one is ignored."""
 
-    def __init__(self, progress: Progress | None, description: str, total: float) -> None:
+    def __init__(self, progress: "Progress | None", description: str, total: float) -> None:
         self._progress = progress
         self._task = None if progress is None else progress.add_task(description, total=total)
         self._reached = 0.0
@@ -307,12 +307,14 @@ def run_progress(total: float, description: str) -> Iterator[RunProgress]:
     if not sys.stderr.isatty():
         yield RunProgress(None, description, total)
         return
+    from rich import progress  # noqa: PLC0415  # a run in a pipe needs none of it
+
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-        yield RunProgress(progress, description, total)
+    with progress.Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+        yield RunProgress(bar, description, total)

@@ -5,10 +5,10 @@ Every problem of every variant is found in one pass and told with its place. It 
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from pydantic import ValidationError
 
 from kvsim.errors import Problem, ScenarioError

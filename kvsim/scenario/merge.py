@@ -11,7 +11,8 @@ It must not know which keys a scenario has, beyond those that take presets.
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from kvsim.errors import Problem
 from kvsim.scenario.tree import Node, Place, found, problem_at, read_tree, relocate, to_tree

@@ -5,9 +5,9 @@ anything itself.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
 from pydantic import GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
@@ -20,8 +20,7 @@ _LOADERS: Mapping[str, Callable[[], Mapping[str, object]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class PresetOr:
+class PresetOr(msgspec.Struct, frozen=True):
     """Annotation of a field whose fields may come from a preset of this kind."""
 
     kind: Literal["model", "gpu", "nic"]
@@ -42,8 +41,7 @@ class PresetOr:
         return {"anyOf": forms}
 
 
-@dataclass(frozen=True, slots=True)
-class FileOr:
+class FileOr(msgspec.Struct, frozen=True):
     """Annotation of a field whose fields may come from a profile file."""
 
     def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -52,8 +50,7 @@ class FileOr:
         return {"anyOf": [_FILE, _started_from("file", _FILE, fields), all_fields]}
 
 
-@dataclass(frozen=True, slots=True)
-class OrNone:
+class OrNone(msgspec.Struct, frozen=True):
     """Annotation of a field that may be None, which a scenario writes as ``none``."""
 
     def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:

@@ -7,9 +7,10 @@ mean.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+from msgspec.structs import replace
 from pydantic import ValidationError
 
 from kvsim.errors import KvsimError, Problem
@@ -36,8 +37,7 @@ def read_profile(path: str | Path) -> ProfileFile:
     return read.profile
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
+class _Read(msgspec.Struct, frozen=True):
     """A profile file; without ``profile`` it has problems."""
 
     tree: Node | None

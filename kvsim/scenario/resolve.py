@@ -4,8 +4,9 @@ Checks across keys happen here, where their values are at hand: roles, heads and
 reports its problem and lets the others go on. It must not know YAML or pydantic's errors.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, Role, RoleSpec, SharedLink, WorkerSpec
 from kvsim.core.messages import WorkerId
@@ -33,8 +34,7 @@ from kvsim.sim.hardware import Hardware, MessageSpec, ModelShape, UplinkSpec, Wo
 from kvsim.units import format_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(msgspec.Struct, frozen=True):
     """A variant, and what its document leaves open: blocks of each pool's workers, and paths of files as found."""
 
     variant: Variant

@@ -58,7 +58,7 @@ class Scheduling(Fields):
         "the decode worker computes it (transfer.mode adaptive), or the request ends as failed.",
     )
     roles: Roles = Field(
-        default=FixedRoles(),
+        default=FixedRoles.defaults(),
         description="When workers change between prefill and decode at run time. fixed: never. threshold: by marks on "
         "the two loads. controller: by the workers that each role needs to keep slo.ttft and slo.tpot.",
     )

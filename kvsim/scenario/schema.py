@@ -212,7 +212,7 @@ class Transfer(Fields):
         "allow, or its prompt on the decode worker. colocated: none, every worker does both.",
     )
     layers_per_group: Count = Field(default=8, description="Layers that push and streamed move at a time.")
-    message: MessageCosts = Field(default=MessageCosts(), description="Costs of mode message.")
+    message: MessageCosts = Field(default=MessageCosts.defaults(), description="Costs of mode message.")
 
 
 class SloLimits(Fields):
@@ -257,12 +257,12 @@ class Document(Fields):
     description: Text | None = Field(default=None, description="What the scenario is about.")
     seed: Annotated[int, Field(strict=True, ge=0)] = Field(default=1, description="Seed of everything that is drawn.")
     model: Annotated[ModelFields, PresetOr("model")] = Field(description="A preset's name, or a mapping.")
-    cache: Cache = Field(default=Cache(), description="The paged KV cache.")
+    cache: Cache = Field(default=Cache.defaults(), description="The paged KV cache.")
     workers: Annotated[dict[Name, Pool], Field(min_length=1)] = Field(description="Pools of equal workers by name.")
     devices: dict[Name, Device] = Field(default={}, description="What workers share to compute on, by name.")
-    network: Network = Field(default=Network(), description="What lies between the NICs.")
-    transfer: Transfer = Field(default=Transfer(), description="How KV cache moves.")
-    scheduling: Scheduling = Field(default=Scheduling(), description="Choices of the scheduler.")
+    network: Network = Field(default=Network.defaults(), description="What lies between the NICs.")
+    transfer: Transfer = Field(default=Transfer.defaults(), description="How KV cache moves.")
+    scheduling: Scheduling = Field(default=Scheduling.defaults(), description="Choices of the scheduler.")
     placement_rules: Annotated[tuple[PlacementRule, ...], Field(strict=False)] = Field(
         default=(), description="Where KV cache and requests may not go."
     )
@@ -271,9 +271,11 @@ class Document(Fields):
         default=[],
         description="What goes wrong in simulated runs, at given times or at rates. Real workers are spared.",
     )
-    detection: Detection = Field(default=Detection(), description="How long it takes until somebody notices a fault.")
-    slo: SloLimits = Field(default=SloLimits(), description="Service level objectives.")
-    metrics: Metrics = Field(default=Metrics(), description="How results are measured.")
+    detection: Detection = Field(
+        default=Detection.defaults(), description="How long it takes until somebody notices a fault."
+    )
+    slo: SloLimits = Field(default=SloLimits.defaults(), description="Service level objectives.")
+    metrics: Metrics = Field(default=Metrics.defaults(), description="How results are measured.")
     cost: Cost | None = Field(default=None, description="What things cost; without it plans are in GPUs only.")
     real: Real | None = Field(default=None, description="What real workers compute with; simulation needs none.")
     tolerance: Tolerance | None = Field(default=None, description="When 'kvsim validate' passes.")

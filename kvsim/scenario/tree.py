@@ -6,11 +6,12 @@ was written. Duplicate keys are refused: YAML would silently keep the last one. 
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import msgspec
 import yaml
+from msgspec.structs import replace
 
 from kvsim.errors import Problem
 
@@ -26,8 +27,7 @@ _MAPPING_TAG = "tag:yaml.org,2002:map"
 _DEPTH_MAX = 50  # a scenario needs 6; deeper text is a mistake, and an alias of itself has no end
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """``line`` and ``column`` count from 1; line 0 is a place outside of any file, as a command line option.
 
     ``prefix`` goes before the key in messages: a key inside a variant is named with the variant. ``origin``: what is
@@ -41,8 +41,7 @@ class Place:
     origin: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """A value, where it is and where its key is. ``value`` is a scalar, a dict of Nodes or a list of Nodes."""
 
     value: "Scalar | dict[str, Node] | list[Node]"

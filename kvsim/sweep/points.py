@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kvsim.errors import Problem, ScenarioError
 from kvsim.scenario import Scenario, Variant, check_fits, with_changes
 from kvsim.scenario.problems import in_order
@@ -84,7 +86,7 @@ def _scenario(base: Scenario, grid: Grid, values: Values) -> Scenario:
         for problem in error.problems:
             place = knobs[problem.file].place if problem.file in knobs else None
             if place is not None:
-                problem = replace(problem, file=place.file, line=place.line, column=place.column)  # noqa: PLW2901
+                problem = msgspec.structs.replace(problem, file=place.file, line=place.line, column=place.column)  # noqa: PLW2901
             problems.append(problem)
         raise ScenarioError(tuple(problems)) from error
 
@@ -132,7 +134,7 @@ class _Problems:
         for problem, names in self._of_cells.values():
             others = f" and {len(names) - 1} other combinations" if len(names) > 1 else ""
             suffix = f" (with {names[0]}{others})" if names[0] else ""
-            found.append(replace(problem, message=problem.message + suffix))
+            found.append(msgspec.structs.replace(problem, message=problem.message + suffix))
         if found:
             raise ScenarioError(in_order(found))
 
@@ -176,9 +178,9 @@ class _FitChecker:
         spec = variant.workload
         match spec:
             case TraceWorkload():
-                spec = replace(spec, rate_scale=1.0)
+                spec = msgspec.structs.replace(spec, rate_scale=1.0)
             case GeneratedWorkload():
-                spec = replace(spec, arrivals=FixedGapArrivals(1.0))
+                spec = msgspec.structs.replace(spec, arrivals=FixedGapArrivals(1.0))
         if spec not in self._known:
             self._known = {spec: generate(spec, self._seed)}  # only the last one: workloads may be large
         return check_fits(variant, self._known[spec], path)

@@ -14,7 +14,6 @@ Instants are kept exactly, in whole nanoseconds. It must not know simulations.
 
 import csv
 import io
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
@@ -33,8 +32,7 @@ CSV_COLUMNS = ("arrived_at", "first_token_at", "last_token_at", "num_prefill_tok
 Int64s = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedRun:
+class RecordedRun(msgspec.Struct, frozen=True):
     """Columns of one file, each of shape ``(requests,)``, in order of arrival. Instants count from the first one."""
 
     arrival_ns: Int64s

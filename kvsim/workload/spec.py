@@ -4,27 +4,25 @@ Scenario files are turned into these by ``kvsim.scenario``, which refuses values
 file; here they are taken as valid. This module must not read files or draw numbers.
 """
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class FixedLength:
+
+class FixedLength(msgspec.Struct, frozen=True):
     """Every request has this many tokens."""
 
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class UniformLength:
+class UniformLength(msgspec.Struct, frozen=True):
     """Every whole number of tokens from ``tokens_min`` to ``tokens_max``, both included, is equally likely."""
 
     tokens_min: int
     tokens_max: int
 
 
-@dataclass(frozen=True, slots=True)
-class LognormalLength:
+class LognormalLength(msgspec.Struct, frozen=True):
     """Log-normal lengths, rounded to whole tokens and then clipped to ``[tokens_min, tokens_max]``.
 
     ``mean_tokens`` and ``cv`` (standard deviation / mean) describe the distribution before rounding and clipping. The
@@ -42,16 +40,14 @@ class LognormalLength:
 LengthSpec: TypeAlias = FixedLength | UniformLength | LognormalLength
 
 
-@dataclass(frozen=True, slots=True)
-class LengthPairs:
+class LengthPairs(msgspec.Struct, frozen=True):
     """Prompt and output lengths drawn independently of each other."""
 
     prompt_tokens: LengthSpec
     output_tokens: LengthSpec
 
 
-@dataclass(frozen=True, slots=True)
-class EmpiricalPairs:
+class EmpiricalPairs(msgspec.Struct, frozen=True):
     """(prompt, output) rows of a file, drawn together and with replacement, so that their correlation is kept.
 
     The file is a CSV with the columns ``num_prefill_tokens,num_decode_tokens`` or ``ContextTokens,GeneratedTokens``, or
@@ -61,15 +57,13 @@ class EmpiricalPairs:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class PoissonArrivals:
+class PoissonArrivals(msgspec.Struct, frozen=True):
     """Independent exponential gaps with mean ``1 / rate_per_s``."""
 
     rate_per_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class GammaArrivals:
+class GammaArrivals(msgspec.Struct, frozen=True):
     """Independent Gamma gaps with mean ``1 / rate_per_s`` and coefficient of variation ``cv``.
 
     ``cv`` 1 is Poisson in distribution; above 1 arrivals come in bursts, below 1 they are more regular.
@@ -79,8 +73,7 @@ class GammaArrivals:
     cv: float
 
 
-@dataclass(frozen=True, slots=True)
-class FixedGapArrivals:
+class FixedGapArrivals(msgspec.Struct, frozen=True):
     """Request i arrives at ``i / rate_per_s``; the first one at 0."""
 
     rate_per_s: float
@@ -94,8 +87,7 @@ LabelShares: TypeAlias = tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
 """For each label, sorted by name, its values and how many requests have them in proportion."""
 
 
-@dataclass(frozen=True, slots=True)
-class GeneratedWorkload:
+class GeneratedWorkload(msgspec.Struct, frozen=True):
     """``requests`` requests with drawn arrivals and lengths.
 
     ``output_tokens_max`` is the limit that clients send with every request; None sends none. It leaves the drawn
@@ -109,8 +101,7 @@ class GeneratedWorkload:
     labels: LabelShares = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseSpec:
+class PhaseSpec(msgspec.Struct, frozen=True):
     """For ``duration_ns``, requests arrive like this and are as long as this."""
 
     duration_ns: int
@@ -118,8 +109,7 @@ class PhaseSpec:
     lengths: LengthPairs
 
 
-@dataclass(frozen=True, slots=True)
-class PhasedWorkload:
+class PhasedWorkload(msgspec.Struct, frozen=True):
     """Drawn requests whose rate and lengths change with time: one phase after the other, each drawn independently of
     the others. ``output_tokens_max`` is as in ``GeneratedWorkload``."""
 
@@ -128,8 +118,7 @@ class PhasedWorkload:
     labels: LabelShares = ()
 
 
-@dataclass(frozen=True, slots=True)
-class TraceWorkload:
+class TraceWorkload(msgspec.Struct, frozen=True):
     """The requests of a recorded trace at their recorded instants.
 
     ``rate_scale`` 2.0 replays arrivals twice as fast. Rows with more than ``prompt_tokens_max`` prompt tokens, or more

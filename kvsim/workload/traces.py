@@ -13,7 +13,6 @@ applies those.
 import csv
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
@@ -39,8 +38,7 @@ COLUMNS: dict[str, tuple[str, str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(msgspec.Struct, frozen=True):
     """Columns of one file, each of shape ``(rows,)``.
 
     ``arrival_ns`` counts from the file's first instant and is non-decreasing (all 0 where a file has no arrival times);

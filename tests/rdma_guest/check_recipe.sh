@@ -38,7 +38,7 @@ line 'pip install' | grep -qF '.[engine]'
 packages=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 "$python" -c 'import sysconfig; print(*dict.fromkeys(map(sysconfig.get_path, ("purelib", "platlib"))), sep="\n")' >"$packages/borrowed.pth"
 echo "$root" >>"$packages/borrowed.pth"
-printf '#!/bin/sh\nexec "%s/bin/python" -m kvsim.cli "$@"\n' "$VIRTUAL_ENV" >"$VIRTUAL_ENV/bin/kvsim"
+printf '#!/bin/sh\nexec "%s/bin/python" -m kvsim "$@"\n' "$VIRTUAL_ENV" >"$VIRTUAL_ENV/bin/kvsim"
 chmod +x "$VIRTUAL_ENV/bin/kvsim"
 hash -r
 
