@@ -44,6 +44,9 @@ def test_a_rate_of_zero_is_shown_as_none(monkeypatch: pytest.MonkeyPatch) -> Non
     place = bench_perftest.Place("rxe0", 1, 1)
     assert bench_perftest.measured("ib_read_bw", place, 65536, 2**24) is None
     assert asked == [256] * 3  # 16 MiB in blocks of 64 KiB, and again
+    asked.clear()
+    bench_perftest.measured("ib_read_lat", place, 2**20, 2**24)
+    assert asked == [100] * 3
 
 
 def test_programs_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,14 @@ def test_every_transport_moves_every_block_in_both_directions() -> None:
     for idle in result.idle:  # a thread that spins would use a whole core
         assert idle.cpu_share < 0.1
         assert idle.wakeups_per_s < (150 if idle.transport == "message" else 5)  # gloo looks round 100 times a second
-    assert told[:2] == ["shm: idle", "shm: read 1 MiB in blocks of 4 KiB"]
+    assert told[:6] == [
+        "shm: idle",
+        "shm: read 1 MiB in blocks of 4 KiB",
+        "shm: write 1 MiB in blocks of 4 KiB",
+        "shm: read 1 MiB in blocks of 64 KiB",
+        "shm: write 1 MiB in blocks of 64 KiB",
+        "shm: repetition 1 of 1",
+    ]
 
 
 @FAKE_CUDA

@@ -38,11 +38,11 @@ def test_a_link_whose_rate_does_not_depend_on_the_block_has_free_operations() ->
 
 def test_a_rounded_knee_is_a_gap() -> None:
     # as of a copy with a cost per block: 1/rate + gap/block, here 6 GB/s and 500 ns
-    points = [LinkPoint(block, 1 / (1 / 6e9 + 500e-9 / block), 5000.0) for block in BLOCKS]
+    points = [LinkPoint(block, 1 / (1 / 6e9 + 500e-9 / block), block / 6 + 500 + 2 * 1900) for block in BLOCKS]
     fit = fit_link(points)
     assert fit.rate_bytes_per_s == pytest.approx(6e9)
     assert (fit.operation_ns, fit.gap_ns) == (0, 500)
-    assert fit.latency_ns == 1909  # half of what 5 us have left beyond 4096 bytes at 6 GB/s and the gap
+    assert fit.latency_ns == 1900
     assert fit.error < 1e-9
 
 
@@ -60,6 +60,12 @@ def test_a_gap_that_explains_less_than_noise_is_none() -> None:
     # 0.2 % off at the smallest block
     fit = fit_link([LinkPoint(block, 6e9 * (0.998 if block == 4096 else 1), 1e5) for block in BLOCKS])
     assert fit.gap_ns == 0
+
+
+def test_the_latency_is_as_near_as_can_be_to_one_block_alone_of_every_size() -> None:
+    # beyond their bytes 2 us are left of 3, and 3 us of 5: (2 / 3**2 + 3 / 5**2) / (1 / 3**2 + 1 / 5**2) = 2.2647 us
+    fit = fit_link([LinkPoint(4096, 4.096e9, 3000.0), LinkPoint(8192, 4.096e9, 5000.0)])
+    assert fit.latency_ns == 1132
 
 
 def test_a_latency_below_the_time_of_the_bytes_counts_as_none() -> None:
@@ -111,11 +117,11 @@ def test_a_profile_file_holds_numbers_points_and_a_nic() -> None:
 
 
 def bench(*transports: str, other_cores: float = 0.0) -> TransferBench:
-    """A made-up result: 2 GB/s for READs of 512 MiB, 1 GB/s for everything else."""
+    """A made-up result: 2 GB/s for READs of 512 MiB, 1 GB/s for everything else, one block takes 50 us more."""
     rows = tuple(
         TransferRow(
             transport, operation, total, block, 2e9 if (operation, total) == ("read", 2**29) else 1e9,
-            4e9, 0.5, 2e9, 1.0, 50_000.0, 0, other_cores,
+            4e9, 0.5, 2e9, 1.0, block / 2 + 50_000.0, 0, other_cores,
         )
         for transport in transports
         for total in (2**26, 2**29)
@@ -129,7 +135,7 @@ def test_a_profile_comes_from_the_reads_of_the_largest_total() -> None:
     (profile,) = profiles(bench("shm"), "2026-11-22")
     assert profile.rate_bytes_per_s == pytest.approx(2e9)
     assert len(profile.points) == len(BLOCKS)
-    assert profile.base_latency_ns == 23_976  # half of what 50 us have left beyond 4096 bytes at 2 GB/s
+    assert profile.base_latency_ns == 25_000
 
 
 def test_one_transport_is_written_to_the_file_itself_and_several_beside_it(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -3,24 +3,27 @@
 Each transport has an owner process of its own. A transfer is blocks drawn at random from both pools: nothing to
 coalesce. Timed is everything from two arrays of block ids to "the bytes are in place". After each timing the same
 blocks are copied by one thread inside this process (for cuda_ipc by its GPU), and as many bytes are sent over one plain
-socket, so that ratios hold on a machine that others use too; for verbs there is ``bench_beside``, too. The first
-transfer of a cell is checked block by block, untimed.
+socket, so that ratios hold on a machine that others use too; for verbs there is ``bench_beside``, too. All block sizes
+come in turn in each repetition, so that a busy minute does not bend the curve. The first transfer of a cell is checked
+block by block, untimed: it finds caches and page tables cold.
 
 It must not know scenarios; ``link_profile`` turns rows into what they use.
 """
 
+import itertools
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import ceil
 from statistics import median
 
 from backends.transport.bench_beside import Beside, PerftestFigures, open_beside
+from backends.transport.bench_cell import Cell, make_cell
 from backends.transport.bench_load import OtherLoad
 from backends.transport.bench_pair import Pair, open_pair
 from backends.transport.bench_peers import PEERS, missing
 from backends.transport.bench_reference import Memcpy, Stream
-from backends.transport.bench_side import Blocks, Operation, scattered_blocks
+from backends.transport.bench_side import Operation, Within
 from backends.transport.choose import TRANSPORTS
 from backends.transport.port import TransportError
 
@@ -49,8 +52,9 @@ class TransferRow:
     """One cell: medians over the repetitions. ``*_ratio`` are medians of the ratios of neighbouring timings.
 
     ``latency_ns`` is what one block alone takes. ``wrong_blocks`` did not arrive intact in the checked transfer.
-    ``other_cores`` were busy with processes other than our two meanwhile: above 0.5, believe ratios only. ``chain_*``:
-    a plain chain of work requests, and ``perftest_*``, for verbs only, where perftest prints a figure.
+    ``other_cores`` were busy with processes other than our two while the transport was measured: above 0.5, believe
+    ratios only. ``chain_*``: a plain chain of work requests, and ``perftest_*``, for verbs only, where perftest prints
+    a figure.
     """
 
     transport: str
@@ -132,124 +136,82 @@ def _rows(
     memcpy: Memcpy,
     progress: Callable[[str], None],
 ) -> Iterator[TransferRow]:
-    operations: tuple[Operation, ...] = ("read", "write")
-    stream, within = Stream(pair, memcpy), pair.side.within() or memcpy
-    for total_bytes in options.total_bytes:
-        for block_bytes in options.block_bytes:
-            for number, operation in enumerate(operations, start=1):
-                progress(f"{pair.transport}: {operation} {total_bytes >> 20} MiB in blocks of {block_bytes >> 10} KiB")
-                blocks = _draw(pair, options.pool_bytes, total_bytes, block_bytes, options.seed + number)
-                wrong = _checked_move(pair, operation, blocks, number)
-                chained = _chained(beside, operation, blocks, number, options)
-                load = OtherLoad((os.getpid(), pair.owner.pid))
-                rounds = [
-                    (
-                        _move_seconds(pair, operation, blocks),
-                        chained(),
-                        within.seconds(blocks),
-                        stream.seconds(total_bytes),
-                    )
-                    for _ in range(options.repetitions + 1)
-                ][1:]  # the first one finds caches and page tables cold
-                row = _row(pair, operation, blocks, rounds, wrong, load.cores(), options.latency_rounds)
-                yield row if beside is None else _row_beside(row, beside, operation, blocks, rounds, options)
-    stream.close()
-
-
-def _chained(
-    beside: Beside | None, operation: Operation, blocks: Blocks, number: int, options: TransferBenchOptions
-) -> Callable[[], float]:
-    """What times the same blocks in a plain chain; it has moved them once, and seen that they arrived."""
-    if beside is None:
-        return lambda: float("nan")
-    chain = beside.chain
-    _draw(chain, options.pool_bytes, blocks.size_bytes, blocks.block_bytes, options.seed + number)
-    wrong = _checked_move(chain, operation, blocks, number)
-    if wrong:
-        raise TransportError(
-            f"the plain chain of work requests got {wrong} blocks wrong: it is nothing to compare with"
+    cells, wrong = [], []
+    for cell in _cells(options):
+        progress(
+            f"{pair.transport}: {cell.operation} {cell.blocks.size_bytes >> 20} MiB in blocks of "
+            f"{cell.blocks.block_bytes >> 10} KiB"
         )
-    return lambda: _move_seconds(chain, operation, blocks)
+        cells.append(cell)
+        wrong.append(cell.wrong_blocks(pair))
+        if beside is not None and (missed := cell.wrong_blocks(beside.chain)):
+            raise TransportError(
+                f"the plain chain of work requests got {missed} blocks wrong: it is nothing to compare with"
+            )
+    load = OtherLoad((os.getpid(), pair.owner.pid))
+    stream, within = Stream(pair, memcpy), pair.side.within() or memcpy
+    for repetition in range(1, options.repetitions + 1):
+        progress(f"{pair.transport}: repetition {repetition} of {options.repetitions}")
+        for cell in cells:
+            _time(cell, pair, None if beside is None else beside.chain, within, stream, options)
+    stream.close()
+    other_cores = load.cores()
+    for cell, missed in zip(cells, wrong, strict=True):
+        row = _row(pair.transport, cell, missed, other_cores)
+        yield row if beside is None else _row_beside(row, cell, beside)
 
 
-def _row_beside(
-    row: TransferRow,
-    beside: Beside,
-    operation: Operation,
-    blocks: Blocks,
-    rounds: list[tuple[float, float, float, float]],
-    options: TransferBenchOptions,
-) -> TransferRow:
-    figures: PerftestFigures = beside.perftest(operation, blocks.block_bytes, blocks.size_bytes)
-    return replace(
-        row,
-        chain_bytes_per_s=blocks.size_bytes / median(chained for _, chained, _, _ in rounds),
-        chain_ratio=median(chained / moved for moved, chained, _, _ in rounds),
-        chain_latency_ns=_latency_s(beside.chain, operation, blocks, options.latency_rounds) * 1e9,
-        perftest_bytes_per_s=figures.bytes_per_s,
-        perftest_latency_ns=figures.read_latency_ns,
-    )
+def _cells(options: TransferBenchOptions) -> Iterator[Cell]:
+    operations: tuple[Operation, ...] = ("read", "write")
+    shapes = itertools.product(options.total_bytes, options.block_bytes, operations)
+    for number, (total_bytes, block_bytes, operation) in enumerate(shapes, start=1):
+        yield make_cell(number, operation, options.pool_bytes, total_bytes, block_bytes, options.seed)
 
 
-def _row(
-    pair: Pair,
-    operation: Operation,
-    blocks: Blocks,
-    rounds: list[tuple[float, float, float, float]],
-    wrong: int,
-    other_cores: float,
-    latency_rounds: int,
-) -> TransferRow:
-    moved_s, _, copied_s, streamed_s = (median(times) for times in zip(*rounds, strict=True))
+def _time(
+    cell: Cell, pair: Pair, chain: Pair | None, within: Within, stream: Stream, options: TransferBenchOptions
+) -> None:
+    """One repetition of a cell: everything once, one block alone its share of ``latency_rounds``."""
+    timings, rounds = cell.timings, ceil(options.latency_rounds / options.repetitions)
+    timings.moved.append(cell.seconds(pair))
+    if chain is not None:
+        timings.chained.append(cell.seconds(chain))
+    timings.copied.append(within.seconds(cell.blocks))
+    timings.streamed.append(stream.seconds(cell.blocks.size_bytes))
+    timings.alone += [cell.seconds(pair, alone=True) for _ in range(rounds)]
+    if chain is not None:
+        timings.chain_alone += [cell.seconds(chain, alone=True) for _ in range(rounds)]
+
+
+def _row(transport: str, cell: Cell, wrong: int, other_cores: float) -> TransferRow:
+    size_bytes, timings = cell.blocks.size_bytes, cell.timings
     return TransferRow(
-        pair.transport,
-        operation,
-        blocks.size_bytes,
-        blocks.block_bytes,
-        blocks.size_bytes / moved_s,
-        blocks.size_bytes / copied_s,
-        median(copied / moved for moved, _, copied, _ in rounds),
-        blocks.size_bytes / streamed_s,
-        median(streamed / moved for moved, _, _, streamed in rounds),
-        _latency_s(pair, operation, blocks, latency_rounds) * 1e9,
+        transport,
+        cell.operation,
+        size_bytes,
+        cell.blocks.block_bytes,
+        size_bytes / median(timings.moved),
+        size_bytes / median(timings.copied),
+        median(timings.ratios(timings.copied)),
+        size_bytes / median(timings.streamed),
+        median(timings.ratios(timings.streamed)),
+        median(timings.alone) * 1e9,
         wrong,
         other_cores,
     )
 
 
-def _draw(pair: Pair, pool_bytes: int, total_bytes: int, block_bytes: int, seed: int) -> Blocks:
-    pair.ask(do="draw", total=total_bytes, block=block_bytes, seed=seed)
-    return scattered_blocks(pool_bytes, total_bytes, block_bytes, seed)
-
-
-def _checked_move(pair: Pair, operation: Operation, blocks: Blocks, number: int) -> int:
-    """Move once and count the blocks that did not arrive."""
-    if operation == "read":
-        pair.ask(do="stamp", number=number)
-    else:
-        pair.side.stamp(blocks.initiator, blocks.block_bytes, number)
-    _move_seconds(pair, operation, blocks)
-    if operation == "read":
-        return pair.side.wrong_blocks(blocks.initiator, blocks.block_bytes, number)
-    return int(str(pair.ask(do="wrong", number=number)))
-
-
-def _move_seconds(pair: Pair, operation: Operation, blocks: Blocks) -> float:
-    began_s = time.perf_counter()
-    if pair.side.needs_owner:
-        pair.order(do="assist", operation=operation)
-    pair.side.move(operation, blocks)
-    took_s = time.perf_counter() - began_s
-    if pair.side.needs_owner:
-        pair.answer()
-    return took_s
-
-
-def _latency_s(pair: Pair, operation: Operation, blocks: Blocks, rounds: int) -> float:
-    """One block alone, again and again."""
-    one = Blocks(blocks.block_bytes, blocks.initiator[:1], blocks.owner[:1])
-    pair.ask(do="first")
-    return median([_move_seconds(pair, operation, one) for _ in range(rounds)])
+def _row_beside(row: TransferRow, cell: Cell, beside: Beside) -> TransferRow:
+    timings = cell.timings
+    figures: PerftestFigures = beside.perftest(cell.operation, row.block_bytes, row.total_bytes)
+    return replace(
+        row,
+        chain_bytes_per_s=row.total_bytes / median(timings.chained),
+        chain_ratio=median(timings.ratios(timings.chained)),
+        chain_latency_ns=median(timings.chain_alone) * 1e9,
+        perftest_bytes_per_s=figures.bytes_per_s,
+        perftest_latency_ns=figures.read_latency_ns,
+    )
 
 
 def _idle_row(pair: Pair) -> IdleRow:

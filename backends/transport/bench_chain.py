@@ -12,13 +12,14 @@ import time
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from backends.transport.bench_side import Blocks, Operation, Side
 from backends.transport.memory import allocate_private
 from backends.transport.port import TransportError
 from backends.transport.verbs.device import Device
 from backends.transport.verbs.faults import words_for
-from backends.transport.verbs.native import poller_of
+from backends.transport.verbs.native import poller_of, yield_processor
 from backends.transport.verbs.queue_pairs import make_initiator
 from backends.transport.verbs.requests import ELEMENT, READ, REQUEST, SIGNALED, WRITE
 from backends.transport.verbs.wire import QueuePairAddress
@@ -51,9 +52,7 @@ class ChainSide(Side):
         self._pair = make_initiator(self._device, self._queue, QUEUE_REQUESTS)
         self._poller = poller_of(self._pair.qp, receive=False)
         self._there, self._key = 0, 0
-        self._made_for: tuple[Operation, Blocks] | None = None
-        self._requests = np.zeros(0, dtype=REQUEST)
-        self._elements = np.zeros(0, dtype=ELEMENT)
+        self._made: dict[tuple[Operation, Blocks], tuple[NDArray[np.void], NDArray[np.void]]] = {}
 
     def describe(self) -> str:
         """See ``Side``."""
@@ -69,10 +68,10 @@ class ChainSide(Side):
 
     def move(self, operation: Operation, blocks: Blocks) -> None:
         """See ``Side``. The chains are made by the first move of the same blocks."""
-        if self._made_for is None or self._made_for[0] != operation or self._made_for[1] is not blocks:
-            self._make(operation, blocks)
+        if (operation, blocks) not in self._made:
+            self._made[operation, blocks] = self._make(operation, blocks)
         count, posted, done = len(blocks.initiator), 0, 0
-        first, deadline_s = int(self._requests.ctypes.data), time.monotonic() + _WAIT_S
+        first, deadline_s = int(self._made[operation, blocks][0].ctypes.data), time.monotonic() + _WAIT_S
         while done < count:
             while posted < count and posted - done <= QUEUE_REQUESTS - CHAIN_REQUESTS:
                 problem = self._pair.poster.send(first + posted * REQUEST.itemsize)
@@ -81,7 +80,7 @@ class ChainSide(Side):
                 posted = min(posted + CHAIN_REQUESTS, count)
             found = self._poller.take()
             if not len(found):
-                os.sched_yield()  # software that carries RDMA out may want this processor
+                yield_processor()  # software that carries RDMA out may want it
                 if time.monotonic() > deadline_s:
                     raise TransportError(f"the benchmark's chain did not end within {_WAIT_S:g} s")
                 continue
@@ -101,19 +100,18 @@ class ChainSide(Side):
             self._region.close()
             self._device.close()
 
-    def _make(self, operation: Operation, blocks: Blocks) -> None:
-        """All requests of a move. Each bears the number of those that are done with it; each chain ends with one that
-        is signalled."""
+    def _make(self, operation: Operation, blocks: Blocks) -> tuple[NDArray[np.void], NDArray[np.void]]:
+        """All requests of a move, and their scatter/gather elements. Each bears the number of those that are done with
+        it; each chain ends with one that is signalled."""
         count, size_bytes = len(blocks.initiator), np.uint64(blocks.block_bytes)
-        self._requests, self._elements = np.zeros(count, dtype=REQUEST), np.zeros(count, dtype=ELEMENT)
+        requests, elements = np.zeros(count, dtype=REQUEST), np.zeros(count, dtype=ELEMENT)
         steps = np.arange(count, dtype=np.uint64)
-        self._elements["address"] = np.uint64(self._base) + blocks.initiator.astype(np.uint64) * size_bytes
-        self._elements["size_bytes"] = blocks.block_bytes
-        self._elements["key"] = int(self._region.lkey)
-        requests = self._requests
+        elements["address"] = np.uint64(self._base) + blocks.initiator.astype(np.uint64) * size_bytes
+        elements["size_bytes"] = blocks.block_bytes
+        elements["key"] = int(self._region.lkey)
         requests["number"] = steps + np.uint64(1)
         requests["next"] = np.uint64(requests.ctypes.data) + (steps + np.uint64(1)) * np.uint64(REQUEST.itemsize)
-        requests["elements"] = np.uint64(self._elements.ctypes.data) + steps * np.uint64(ELEMENT.itemsize)
+        requests["elements"] = np.uint64(elements.ctypes.data) + steps * np.uint64(ELEMENT.itemsize)
         requests["element_count"] = 1
         requests["opcode"] = READ if operation == "read" else WRITE
         requests["remote"] = np.uint64(self._there) + blocks.owner.astype(np.uint64) * size_bytes
@@ -121,4 +119,4 @@ class ChainSide(Side):
         for ends in (slice(CHAIN_REQUESTS - 1, None, CHAIN_REQUESTS), slice(count - 1, None)):
             requests["next"][ends] = 0
             requests["flags"][ends] = SIGNALED
-        self._made_for = operation, blocks
+        return requests, elements

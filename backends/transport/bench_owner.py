@@ -30,26 +30,24 @@ def main(kind: str, pool_bytes: int) -> None:
     say(side.describe())
     side.meet(json.loads(sys.stdin.readline()))
     say("ready")
-    drawn: dict[str, Blocks] = {}
+    drawn: dict[int, Blocks] = {}
     for line in sys.stdin:
         say(_obey(side, drawn, json.loads(line)))
     side.close()
     os._exit(0)  # some peers' libraries crash in their destructors
 
 
-def _obey(side: Side, drawn: dict[str, Blocks], order: dict[str, Any]) -> object:
+def _obey(side: Side, drawn: dict[int, Blocks], order: dict[str, Any]) -> object:
+    number = order.get("number", 0)
     match order["do"]:
         case "draw":
-            drawn["now"] = scattered_blocks(len(side.pool), order["total"], order["block"], order["seed"])
-        case "first":
-            all_blocks = drawn["now"]
-            drawn["now"] = Blocks(all_blocks.block_bytes, all_blocks.initiator[:1], all_blocks.owner[:1])
+            drawn[number] = scattered_blocks(len(side.pool), order["total"], order["block"], order["seed"])
         case "stamp":
-            side.stamp(drawn["now"].owner, drawn["now"].block_bytes, order["number"])
+            side.stamp(drawn[number].owner, drawn[number].block_bytes, number)
         case "wrong":
-            return side.wrong_blocks(drawn["now"].owner, drawn["now"].block_bytes, order["number"])
+            return side.wrong_blocks(drawn[number].owner, drawn[number].block_bytes, number)
         case "assist":
-            side.assist(order["operation"], drawn["now"])
+            side.assist(order["operation"], drawn[number].first() if order["alone"] else drawn[number])
         case "stream":
             threading.Thread(target=_send_streams, args=(side, order["port"]), daemon=True).start()
         case "idle":

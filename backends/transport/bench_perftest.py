@@ -20,7 +20,7 @@ _TRIES = 3
 _ITERATIONS = (100, 2000)
 """At least and at most; perftest asks for a completion every 100 work requests."""
 
-_LATENCY_ITERATIONS = 500
+_LATENCY_ITERATIONS_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,8 @@ def measured(program: Program, place: Place, block_bytes: int, total_bytes: int)
     machine spoils the sample with which it makes sure. So it may be asked several times.
     """
     low, high = _ITERATIONS
-    iterations = _LATENCY_ITERATIONS if program == "ib_read_lat" else min(high, max(low, total_bytes // block_bytes))
+    most = _LATENCY_ITERATIONS_MAX if program == "ib_read_lat" else high
+    iterations = min(most, max(low, total_bytes // block_bytes))
     for _ in range(_TRIES):
         value = figure(_run(program, place, block_bytes, iterations), program, block_bytes)
         if value and isfinite(value):

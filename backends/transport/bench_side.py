@@ -43,6 +43,10 @@ class Blocks:
         """Of all blocks together."""
         return self.block_bytes * len(self.initiator)
 
+    def first(self) -> "Blocks":
+        """The first one alone."""
+        return Blocks(self.block_bytes, self.initiator[:1], self.owner[:1])
+
 
 def scattered_blocks(pool_bytes: int, total_bytes: int, block_bytes: int, seed: int) -> Blocks:
     """Blocks drawn at random from both pools, none twice: next to nothing to coalesce."""

@@ -47,7 +47,8 @@ def fit_link(points: Sequence[LinkPoint]) -> LinkFit:
     Every split of the points into those that posting limits and those that bytes and gap limit is tried, the latter
     with a gap and without. The nanoseconds per operation of the former are best their geometric mean; those of the
     latter a straight line over the block size, fitted by least squares of the relative error (without a gap its
-    geometric mean again). Where a gap makes the fit no better by ``_WORTH_A_GAP`` there is none. At least one point.
+    geometric mean again). Where a gap makes the fit no better by ``_WORTH_A_GAP`` there is none. The latency is the one
+    with the smallest squared relative error of one block alone, over all sizes. At least one point.
     """
     assert points, "a fit to no points"
     ordered = sorted(points, key=lambda point: point.block_bytes)
@@ -59,8 +60,10 @@ def fit_link(points: Sequence[LinkPoint]) -> LinkFit:
             squares = sum(error**2 for error in errors) + (_WORTH_A_GAP if gap_ns else 0.0)
             candidates.append((squares, rising, rate, operation_ns, gap_ns))
     _, _, rate, operation_ns, gap_ns = min(candidates)
-    first = ordered[0]
-    latency_ns = max(0, round((first.latency_ns - _model_ns(rate, operation_ns, gap_ns, first)) / 2))
+    # minimize the sum of ((one operation + 2 x latency) / measured - 1)**2
+    weights = [1 / point.latency_ns**2 for point in ordered]
+    left_ns = [point.latency_ns - _model_ns(rate, operation_ns, gap_ns, point) for point in ordered]
+    latency_ns = max(0, round(sum(map(mul, weights, left_ns)) / sum(weights) / 2))
     deviations = [abs(_one_ns(point) / _model_ns(rate, operation_ns, gap_ns, point) - 1) for point in ordered]
     return LinkFit(rate, round(operation_ns), round(gap_ns), latency_ns, max(deviations))
 

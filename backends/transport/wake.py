@@ -10,30 +10,26 @@ class Waker:
     """A latch with a file descriptor: ``set`` makes it readable until ``clear``. ``set`` may come from any thread."""
 
     def __init__(self) -> None:
-        self._read_fd, self._write_fd = os.pipe()
-        os.set_blocking(self._read_fd, False)
-        os.set_blocking(self._write_fd, False)
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # closed with the object, not by a call: a late ``set`` must not hit a descriptor that is somebody else's by now
-        for fd in (self._read_fd, self._write_fd):
-            weakref.finalize(self, os.close, fd).atexit = False
+        weakref.finalize(self, os.close, self._fd).atexit = False
 
     def fileno(self) -> int:
         """The descriptor to sleep on."""
-        return self._read_fd
+        return self._fd
 
     def set(self) -> None:
         """Make it readable."""
-        with suppress(BlockingIOError):  # a full pipe is readable already
-            os.write(self._write_fd, b"\0")
+        with suppress(BlockingIOError):  # a counter at its end is readable already
+            os.eventfd_write(self._fd, 1)
 
     def clear(self) -> None:
         """Make it unreadable again."""
         with suppress(BlockingIOError):
-            while os.read(self._read_fd, 512):
-                pass
+            os.eventfd_read(self._fd)
 
     def wait(self, timeout_s: float) -> bool:
         """Sleep until it is readable, at most this long; whether it is."""
         poll = select.poll()
-        poll.register(self._read_fd, select.POLLIN)
+        poll.register(self._fd, select.POLLIN)
         return bool(poll.poll(max(0.0, timeout_s) * 1000))

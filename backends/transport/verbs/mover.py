@@ -6,7 +6,6 @@ somebody has something for it, or the peer's time is up; with nothing on its way
 Started jobs are finished by this thread alone.
 """
 
-import os
 import select
 import socket
 import threading
@@ -20,6 +19,7 @@ from backends.transport.verbs import wire
 from backends.transport.verbs.device import Device
 from backends.transport.verbs.faults import SUCCESS, consequence_of, words_for
 from backends.transport.verbs.initiator import CHAIN_REQUESTS_MAX, RECEIPTS_MAX, Initiator
+from backends.transport.verbs.native import yield_processor
 from backends.transport.verbs.regions import Regions
 from backends.transport.verbs.schedule import Chain, Lane, Move, Schedule, cut_ranges
 from backends.transport.wake import Waker
@@ -47,6 +47,7 @@ class Mover:
         self._receipts: deque[tuple[int, int]] = deque()
         self._receipts_out = 0
         self._announced = 0
+        self._progressed = False
         self._progress_s = 0.0
         self._dry_looks = 0
         self._replaced_in_vain = 0
@@ -110,16 +111,18 @@ class Mover:
         progressed = self._post() + self._take_completions() > 0
         for move in self._schedule.over():
             self._settle(move)
-        if progressed:  # there may be room now for what waits
-            self._progress_s = time.monotonic()
+        if progressed:
+            self._progressed = True
             self._dry_looks = 0
-        elif self._schedule.idle:
+        if not self._receipts and self._schedule.empty:
             if not self._inbox:
                 self._waker.wait(3600.0)
             self._waker.clear()
+        elif progressed:
+            pass  # there may be room now for what waits
         elif self._dry_looks < _LOOKS_AT_ONCE:
             self._dry_looks += 1
-            os.sched_yield()
+            yield_processor()
         else:
             self._sleep()
 
@@ -218,14 +221,16 @@ class Mover:
 
     def _sleep(self) -> None:
         """Until the device gives notice, somebody wants something, or the peer's time is up."""
-        poller = self._initiator.poller
-        left_s = self._progress_s + self._stall_timeout_s - time.monotonic()
+        poller, now_s = self._initiator.poller, time.monotonic()
+        if self._progressed:  # since the last sleep: a few looks ago at most
+            self._progress_s, self._progressed = now_s, False
+        left_s = self._progress_s + self._stall_timeout_s - now_s
         if left_s <= 0:
             self._link.end("failed", f"it hangs: nothing was done for {self._stall_timeout_s:g} s")
             return
         poller.arm()
         if self._take_completions():  # that came before it was armed
-            self._progress_s = time.monotonic()
+            self._progressed = True
             self._dry_looks = 0
             return
         waiting = select.poll()

@@ -40,9 +40,11 @@ COMPLETION = np.dtype(
 
 _INT = ctypes.c_int
 _POINTER = ctypes.c_void_p
-_Post = ctypes.CFUNCTYPE(_INT, _POINTER, _POINTER, _POINTER)
-_Poll = ctypes.CFUNCTYPE(_INT, _POINTER, _INT, _POINTER)
+# posting and polling never wait and take less time than to hand the interpreter to another thread and to get it back
+_Post = ctypes.PYFUNCTYPE(_INT, _POINTER, _POINTER, _POINTER)
+_Poll = ctypes.PYFUNCTYPE(_INT, _POINTER, _INT, _POINTER)
 _Arm = ctypes.CFUNCTYPE(_INT, _POINTER, _INT)
+_LIBC = ctypes.CDLL(None)
 
 
 class Poster:
@@ -96,6 +98,12 @@ class Poller:
         cq, context = (ctypes.c_void_p(ctypes.addressof(self._event) + at) for at in (0, 8))
         while not self._verbs.ibv_get_cq_event(ctypes.c_void_p(channel), cq, context):
             self._verbs.ibv_ack_cq_events(ctypes.c_void_p(self._event[0]), ctypes.c_uint(1))
+
+
+def yield_processor() -> None:
+    """Let other threads and processes run. ``os.sched_yield`` is the same, but before Python 3.12 it keeps the
+    interpreter to itself."""
+    _LIBC.sched_yield()
 
 
 def poster_of(qp: Any) -> Poster:

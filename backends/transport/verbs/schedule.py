@@ -100,9 +100,9 @@ class Schedule:
         self._number = 0
 
     @property
-    def idle(self) -> bool:
-        """Whether nothing is on its way."""
-        return all(not lane.chains for lane in self.lanes)
+    def empty(self) -> bool:
+        """Whether nothing is on its way, and nothing waits."""
+        return not self._lane_of and not self._moves
 
     def add(
         self,
