@@ -1,6 +1,14 @@
 """Options and fixtures that several test files share."""
 
+import signal
+
 import pytest
+
+
+def pytest_configure() -> None:
+    """Where the tests are a background job of a shell, Ctrl-C is ignored, and by every program that they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

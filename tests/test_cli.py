@@ -466,21 +466,13 @@ def test_bench_tells_what_is_wrong_with_a_scenario(cli: Cli, tmp_path: Path) -> 
     assert "cannot read the scenario" in result.err
 
 
-INTERRUPTIBLE = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-from kvsim.cli import main
-main()
-"""
-
-
 def test_ctrl_c_keeps_the_variants_that_are_finished(tmp_path: Path) -> None:
     """The first variant is small and the second endless; its record tells when it has begun."""
     out = tmp_path / "run"
     variants = "variants={first: {workload.requests: 5}, second: {workload.requests: 2000000}}"
     arguments = ["run", str(SMALL), "--set", "variants=null", "--set", variants, "--record", "--out", str(out)]
     process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTIBLE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "kvsim", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         begun = out / "records" / "second.jsonl.gz"

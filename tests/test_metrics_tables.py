@@ -14,8 +14,9 @@ from metrics_records import COLOCATED, PULL, D, P, arrived, assign, at, cluster_
 
 from kvsim.metrics import RunColumns, collect, requests_table, timeline, workers_table
 from kvsim.metrics.columns import Changes, TransferColumns
+from kvsim.metrics.logs import first_by_row, rows_of
 from kvsim.metrics.tables import write_requests_parquet, write_workers_parquet
-from kvsim.metrics.timeline import bin_edges, binned_area, transferred_bytes, worker_timeline
+from kvsim.metrics.timeline import Stays, bin_edges, binned_area, binned_stays, transferred_bytes, worker_timeline
 
 MS = 1_000_000
 
@@ -162,10 +163,42 @@ def test_the_bins_add_up_to_the_whole(stays: list[tuple[int, int, int]], width: 
     for start, end, amount in zip(starts, ends, amounts, strict=True):
         levels[start:end] += amount
     expected = [int(levels[a:b].sum()) for a, b in pairwise(edges)]
-    assert binned_area([changes], 1, edges)[0].tolist() == expected
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timeline, "PIECE", 3)
-        assert binned_area([changes], 1, edges)[0].tolist() == expected
+    short = Stays(worker[: len(starts)].astype(np.int32), starts, ends, amounts.astype(np.int32))
+    for piece in (timeline.PIECE, 3):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(timeline, "PIECE", piece)
+            assert binned_area([changes], 1, edges)[0].tolist() == expected
+            assert binned_stays(short, 1, edges)[1, 0].tolist() == expected
+
+
+def test_stays_are_counted_with_and_without_their_amounts() -> None:
+    """Of worker 1: 4 ns with 3 within the first bin, 14 ns with 5 over all three; of worker 0: its last 6 ns with 2."""
+    stays = Stays(np.array([1, 1, 0]), np.array([2, 8, 20]), np.array([6, 22, 26]), np.array([3, 5, 2]))
+    count, amount = binned_stays(stays, 2, np.array([0, 10, 20, 26]))
+    assert count.tolist() == [[0, 0, 6], [4 + 2, 10, 2]]
+    assert amount.tolist() == [[0, 0, 12], [12 + 10, 50, 10]]
+
+
+@pytest.mark.parametrize("ids", [[3, 4, 5, 6], [3, 4, 6, 9]])
+def test_requests_are_found_whether_or_not_ids_are_left_out(ids: list[int]) -> None:
+    assert rows_of(np.array(ids), np.array(ids[::-1] + ids[1:2])).tolist() == [3, 2, 1, 0, 1]
+    for unknown in (2, 7, 10):
+        with pytest.raises(AssertionError, match=f"requests .{unknown}. never arrived"):
+            rows_of(np.array(ids), np.array([4, unknown]))
+
+
+def test_of_several_values_the_first_stays() -> None:
+    assert first_by_row(np.array([2, 0, 2, 2]), np.array([7, 8, 9, 5]), 4).tolist() == [8, -1, 7, -1]
+
+
+def test_numbers_are_stored_plainly_and_words_by_a_dictionary(variants: dict[str, RunColumns], tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    write_requests_parquet(tmp_path / "requests", variants)
+    group = pq.ParquetFile(tmp_path / "requests").metadata.row_group(0)
+    columns = [group.column(place) for place in range(group.num_columns)]
+    by_dictionary = {column.path_in_schema for column in columns if "RLE_DICTIONARY" in column.encodings}
+    assert by_dictionary == {"variant", "outcome", "mode", "prefill_worker", "decode_worker"}
 
 
 def test_bytes_are_spread_over_the_time_of_their_transfer() -> None:

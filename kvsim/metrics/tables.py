@@ -142,11 +142,14 @@ def _words(codes: Integers, words: Sequence[str]) -> "pa.Array":
     """A column of strings by index; ``MISSING`` is null. Made of buffers, as ``take`` would import pyarrow.compute."""
     import pyarrow as pa  # noqa: PLC0415  # heavy
 
-    encoded = {code: word.encode() for code, word in enumerate(words)} | {MISSING: b""}
-    texts = [encoded[code] for code in codes.ravel().tolist()]
-    ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
-    bitmap = pa.py_buffer(np.packbits(codes.ravel() != MISSING, bitorder="little"))
-    return pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)), bitmap)
+    encoded = [*(word.encode() for word in words), b""]  # MISSING is the last one
+    sizes = np.array([len(text) for text in encoded])
+    letters = np.array(encoded, dtype=f"S{max(1, *sizes)}").view(np.uint8).reshape(len(encoded), -1)
+    places = codes.ravel()
+    ends = np.concatenate([[0], np.cumsum(sizes[places])]).astype(np.int32)
+    texts = letters[places][np.arange(letters.shape[1]) < sizes[places, np.newaxis]]
+    bitmap = pa.py_buffer(np.packbits(places != MISSING, bitorder="little"))
+    return pa.StringArray.from_buffers(len(places), pa.py_buffer(ends), pa.py_buffer(texts), bitmap)
 
 
 def _column(type_name: str, values: NDArray[Any], valid: Flags | None) -> "pa.Array":
@@ -187,4 +190,6 @@ def _pandas_metadata(names: Sequence[str]) -> dict[str, Any]:
 def _write(path: Path, table: "pa.Table") -> None:
     import pyarrow.parquet as pq  # noqa: PLC0415  # heavy
 
-    pq.write_table(table, path, compression="zstd")
+    # hardly two numbers of a column are alike: a dictionary of them costs time and makes the file longer
+    words = [field.name for field in table.schema if field.type == "string"]
+    pq.write_table(table, path, compression="zstd", use_dictionary=words)

@@ -5,12 +5,11 @@ came about.
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import msgspec
 import numpy as np
 
-from kvsim.metrics.columns import Changes, Floats, Integers, RunColumns, TransferColumns
+from kvsim.metrics.columns import Changes, Floats, Integers, RunColumns, ShortIntegers, TransferColumns
 from kvsim.metrics.intervals import requests_in_steps
 
 BINS_MAX = 400
@@ -33,6 +32,15 @@ class Timeline(msgspec.Struct, frozen=True):
     switching: Floats
 
 
+class Stays(msgspec.Struct, frozen=True):
+    """Stretches of time on workers, each with an amount, such as the requests that a step is for."""
+
+    worker: ShortIntegers
+    begin_ns: Integers
+    end_ns: Integers
+    amount: ShortIntegers
+
+
 def worker_timeline(columns: RunColumns) -> Timeline:
     """What each worker did over time. Without a makespan there are no bins."""
     edges_ns = bin_edges(columns.start_ns, columns.end_ns)
@@ -40,38 +48,26 @@ def worker_timeline(columns: RunColumns) -> Timeline:
     transfers = columns.transfers
     interval_ns = np.diff(edges_ns)
 
-    def mean(*parts: Changes) -> Floats:
-        means: Floats = binned_area(parts, workers, edges_ns) / interval_ns
-        return means
-
-    def filled() -> Floats:
-        layers, memory = columns.cluster.kv.layers, columns.memory
-        area = binned_area([memory.filled], workers, edges_ns)
-        area += binned_area([memory.grown], workers, edges_ns) * layers
-        means: Floats = area / (interval_ns * layers)
-        return means
+    def area(changes: Changes) -> Integers:
+        return binned_area([changes], workers, edges_ns)
 
     def rate(worker: Integers) -> Floats:
         rates: Floats = transferred_bytes(transfers, worker, workers, edges_ns) * 1e9 / interval_ns
         return rates
 
-    def while_computing(begins: list[Changes], ends: list[Changes]) -> Floats:
-        area = binned_area(begins, workers, edges_ns)
-        area -= binned_area(ends, workers, edges_ns)
-        means: Floats = area / interval_ns
-        return means
-
-    (begin_busy, begin_running), (end_busy, end_running) = _activity(columns)
+    busy, running = _computing(columns, edges_ns)
+    layers, memory = columns.cluster.kv.layers, columns.memory
+    grown = area(memory.grown)
     return Timeline(
         edges_ns=edges_ns,
-        busy=while_computing(begin_busy, end_busy),
-        requests_running=while_computing(begin_running, end_running),
-        kv_reserved_blocks=mean(*columns.memory.reserved_parts),
-        kv_filled_blocks=filled(),
+        busy=busy / interval_ns,
+        requests_running=running / interval_ns,
+        kv_reserved_blocks=(area(memory.reserved) + grown) / interval_ns,
+        kv_filled_blocks=(area(memory.filled) + grown * layers) / (interval_ns * layers),
         sent_bytes_per_s=rate(transfers.source),
         received_bytes_per_s=rate(transfers.target),
-        draining=mean(columns.roles.draining),
-        switching=mean(columns.roles.switching),
+        draining=area(columns.roles.draining) / interval_ns,
+        switching=area(columns.roles.switching) / interval_ns,
     )
 
 
@@ -93,7 +89,7 @@ def binned_area(parts: Sequence[Changes], workers: int, edges_ns: Integers) -> I
     """The level of each worker summed over the ns of each bin: integers of shape (workers, bins).
 
     ``parts`` add up, in any order. A change counts for the rest of its own bin and for every later one whole. They are
-    taken a piece at a time: a long run has millions.
+    taken a piece at a time: a long run has millions. ``edges_ns`` is as ``bin_edges`` makes it.
     """
     bins = len(edges_ns) - 1
     if not bins:
@@ -103,13 +99,47 @@ def binned_area(parts: Sequence[Changes], workers: int, edges_ns: Integers) -> I
         for first in range(0, len(part.worker), PIECE):
             piece = slice(first, first + PIECE)
             at_ns = np.clip(part.at_ns[piece], edges_ns[0], edges_ns[-1])
-            place = np.minimum(np.searchsorted(edges_ns, at_ns, side="right") - 1, bins - 1)
+            place, until_ns = _bins_of(at_ns, edges_ns)
             cell = part.worker[piece] * bins + place
-            amount = part.amount[piece]
-            np.add.at(area, cell, amount * (edges_ns[place + 1] - at_ns))
+            amount = part.amount[piece].astype(np.int64, copy=False)  # adding another type is several times slower
+            np.add.at(area, cell, amount * (until_ns - at_ns))
             np.add.at(change, cell, amount)
     by_bin = change.reshape(workers, bins)
     return area.reshape(workers, bins) + (np.cumsum(by_bin, axis=1) - by_bin) * np.diff(edges_ns)
+
+
+def binned_stays(stays: Stays, workers: int, edges_ns: Integers) -> Integers:
+    """What ``binned_area`` gives for the number of stays of each worker, and for their amounts: shape (2, workers,
+    bins). Most stays begin and end in one bin, and add to that alone."""
+    bins = len(edges_ns) - 1
+    area = np.zeros((2, workers * bins), dtype=np.int64)
+    if not bins:
+        return area.reshape(2, workers, 0)
+    rest = np.ones(len(stays.worker), dtype=np.bool_)
+    for first in range(0, len(rest), PIECE):
+        piece = slice(first, first + PIECE)
+        begin_ns, end_ns = (np.clip(ns[piece], edges_ns[0], edges_ns[-1]) for ns in (stays.begin_ns, stays.end_ns))
+        place, until_ns = _bins_of(begin_ns, edges_ns)
+        within = end_ns <= until_ns
+        cell = (stays.worker[piece] * bins + place)[within]
+        lasts_ns = (end_ns - begin_ns)[within]
+        np.add.at(area[0], cell, lasts_ns)
+        np.add.at(area[1], cell, stays.amount[piece][within] * lasts_ns)
+        rest[piece] = ~within
+    worker, begin_ns, end_ns = stays.worker[rest], stays.begin_ns[rest], stays.end_ns[rest]
+    by_bin = area.reshape(2, workers, bins)
+    for kind, amount in enumerate((np.ones(len(worker), dtype=np.int64), stays.amount[rest].astype(np.int64))):
+        by_bin[kind] += binned_area(
+            [Changes(worker, begin_ns, amount), Changes(worker, end_ns, -amount)], workers, edges_ns
+        )
+    return by_bin
+
+
+def _bins_of(at_ns: Integers, edges_ns: Integers) -> tuple[Integers, Integers]:
+    """The bin of each instant, and where that ends. All bins but the last are equal, so nothing need be searched."""
+    width_ns = edges_ns[1] - edges_ns[0]
+    place = np.minimum((at_ns - edges_ns[0]) // width_ns, len(edges_ns) - 2)  # the last one holds the last edge too
+    return place, np.minimum(edges_ns[0] + (place + 1) * width_ns, edges_ns[-1])
 
 
 def transferred_bytes(transfers: TransferColumns, worker: Integers, workers: int, edges_ns: Integers) -> Floats:
@@ -133,25 +163,17 @@ def transferred_bytes(transfers: TransferColumns, worker: Integers, workers: int
     return total.astype(np.float64).reshape(workers, bins)
 
 
-_Activity: TypeAlias = tuple[list[Changes], list[Changes]]
-"""Whether a worker computes, and for how many requests: what both change by, at the beginning or at the end."""
-
-
-def _activity(columns: RunColumns) -> tuple[_Activity, _Activity]:
-    """How each piece of computing begins, and how it ends: by the same amounts, which are kept once."""
+def _computing(columns: RunColumns, edges_ns: Integers) -> Integers:
+    """For how long each worker computes in each bin, and for how many requests that long: shape (2, workers, bins)."""
     prefills, steps = columns.prefills, columns.steps
     of_steps = requests_in_steps(columns.spans, steps)
     worker, end_ns, duration_ns = steps.worker, steps.end_ns, steps.duration_ns
     if steps.mixed.any():  # those are prefills as well
         decode = np.flatnonzero(~steps.mixed)
         worker, end_ns, duration_ns, of_steps = (column[decode] for column in (worker, end_ns, duration_ns, of_steps))
-    begins: _Activity = ([], [])
-    ends: _Activity = ([], [])
-    for who, start_ns, over_ns, requests in (
-        (prefills.worker, prefills.start_ns, prefills.end_ns, prefills.requests),
-        (worker, end_ns - duration_ns, end_ns, of_steps),
-    ):
-        for place, amount in enumerate((np.broadcast_to(np.int64(1), who.shape), requests)):
-            begins[place].append(Changes(who, start_ns, amount))
-            ends[place].append(Changes(who, over_ns, amount))
-    return begins, ends
+    workers = len(columns.cluster.workers)
+    area = binned_stays(Stays(worker, end_ns - duration_ns, end_ns, of_steps), workers, edges_ns)
+    area += binned_stays(
+        Stays(prefills.worker, prefills.start_ns, prefills.end_ns, prefills.requests), workers, edges_ns
+    )
+    return area
