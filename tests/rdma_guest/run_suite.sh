@@ -53,6 +53,13 @@ in_guest() { # PYTEST-ARGUMENTS..
         "$python" -m pytest -q -p no:cacheprovider -m rdma --durations=5 "$@"
 }
 
+# What transformers generates, for --known-answers: asked outside the guest, where it would take a minute to import.
+ask_transformers() {
+    answers=$(mktemp -d)
+    trap 'rm -rf "$answers"' EXIT
+    part "answers of transformers" "$python" "$here/known_answers.py" "$answers"
+}
+
 wanted() { [[ -z $only || $only == "$1" ]]; }
 
 if wanted recipe; then
@@ -61,15 +68,17 @@ if wanted recipe; then
 fi
 if wanted one; then
     if (($#)); then
+        if [[ "$*" == *test_real_processes.py* ]]; then
+            ask_transformers
+            set -- "$@" --known-answers "$answers"
+        fi
         part "one guest" in_guest "$@"
     else
         # The mark is made in transport_world. Torch only where it is asked for: it takes seconds to import here, and most
         # of the pieces of memory that a process of the guest may have (run_in_guest.sh).
         mapfile -t files < <(grep -l transport_world tests/test_transport_*.py tests/test_verbs_*.py | grep -v _torch)
         part transport in_guest "${files[@]}"
-        answers=$(mktemp -d)
-        trap 'rm -rf "$answers"' EXIT
-        part "answers of transformers" "$python" "$here/known_answers.py" "$answers"
+        ask_transformers
         part "real workers" in_guest tests/test_real_processes.py tests/test_transport_torch.py --known-answers "$answers"
     fi
 fi
