@@ -18,7 +18,15 @@ from backends.transport.verbs.faults import consequence_of, words_for
 from backends.transport.verbs.posting_cost import posting_cost_ns
 from backends.transport.verbs.queue_pairs import next_key
 from backends.transport.verbs.requests import READ, SIGNALED, WRITE, ReceiveChain, RequestChain
-from backends.transport.verbs.schedule import RANGE_BYTES_MAX, Chain, KnownRegions, Move, Schedule, cut_ranges
+from backends.transport.verbs.schedule import (
+    LANE_BYTES_MAX,
+    RANGE_BYTES_MAX,
+    Chain,
+    KnownRegions,
+    Move,
+    Schedule,
+    cut_ranges,
+)
 
 
 class SendRequest(ctypes.Structure):
@@ -139,7 +147,7 @@ def test_long_ranges_make_short_chains_so_that_a_transfer_can_be_stopped_soon() 
     add(schedule, 20, size_bytes=RANGE_BYTES_MAX)
     chain = schedule.next_chain(schedule.lanes[0])
     assert chain is not None
-    assert chain.requests == 8
+    assert chain.requests == 4
 
 
 def test_a_range_longer_than_a_work_request_is_cut() -> None:
@@ -171,6 +179,19 @@ def test_a_stopped_transfer_gets_no_further_chain_and_is_over_with_its_last_one(
     assert (schedule.next_chain(lane), move.over, schedule.empty) == (None, True, False)
     schedule.forget(move)
     assert schedule.empty
+
+
+def test_a_queue_pair_with_many_bytes_on_their_way_gets_no_more_however_few_the_requests() -> None:
+    schedule = Schedule(lanes=1, capacity=512, chain_max=128)
+    add(schedule, 64, size_bytes=RANGE_BYTES_MAX)
+    lane = schedule.lanes[0]
+    chains = [schedule.next_chain(lane), schedule.next_chain(lane)]
+    assert [chain.requests for chain in chains if chain is not None] == [4, 4]  # 4 MiB each, and 8 MiB are enough
+    assert schedule.next_chain(lane) is None
+    assert chains[0] is not None
+    schedule.done_through(lane, chains[0].number)
+    assert lane.size_bytes == LANE_BYTES_MAX // 2
+    assert schedule.next_chain(lane) is not None
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,7 +17,10 @@ from backends.transport.verbs.requests import READ, WRITE, Keys
 RANGE_BYTES_MAX = 2**20
 """Longer ranges are cut, so that several queue pairs share them and a cancelled transfer ends soon."""
 
-_CHAIN_BYTES_MAX = 8 * 2**20
+_CHAIN_BYTES_MAX = 4 * 2**20
+LANE_BYTES_MAX = 8 * 2**20
+"""Nothing more is posted to a queue pair with so many bytes on their way: 0.2 ms at 400 Gbit/s, many round trips. What
+has been posted cannot be called back, and whoever cancels a transfer or takes a region back waits for it."""
 
 
 class KnownRegions:
@@ -69,6 +72,7 @@ class Chain:
     begin: int
     end: int
     receipt: tuple[int, int] = (0, 0)
+    size_bytes: int = 0
 
     @property
     def requests(self) -> int:
@@ -78,11 +82,12 @@ class Chain:
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """The send queue of one queue pair: at most ``capacity`` work requests are on their way."""
+    """The send queue of one queue pair: at most ``capacity`` work requests are on their way, of ``size_bytes``."""
 
     index: int
     capacity: int
     free: int = 0
+    size_bytes: int = 0
     chains: deque[Chain] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -124,7 +129,7 @@ class Schedule:
     def next_chain(self, lane: Lane) -> Chain | None:
         """Take the next requests that this lane has room for: those of each transfer in turn, so that long ones do not
         hold up short ones. They count as posted."""
-        if not lane.free:
+        if not lane.free or lane.size_bytes >= LANE_BYTES_MAX:
             return None
         for _ in range(len(self._moves)):
             move = self._moves.popleft()
@@ -183,9 +188,11 @@ class Schedule:
 
     def _posted(self, lane: Lane, move: Move | None, begin: int, end: int) -> Chain:
         self._number += 1
-        chain = Chain(self._number, lane.index, move, begin, end)
+        size_bytes = int(move.sizes[begin:end].sum()) if move is not None else 0
+        chain = Chain(self._number, lane.index, move, begin, end, size_bytes=size_bytes)
         self._lane_of[self._number] = lane.index
         lane.free -= chain.requests
+        lane.size_bytes += size_bytes
         lane.chains.append(chain)
         return chain
 
@@ -193,6 +200,7 @@ class Schedule:
         chain = lane.chains.popleft()
         del self._lane_of[chain.number]
         lane.free += chain.requests
+        lane.size_bytes -= chain.size_bytes
         if chain.move is not None:
             chain.move.outstanding -= 1
         return chain
