@@ -156,13 +156,7 @@ def with_transport(scenario: Scenario, transport: str) -> Scenario:
         return with_changes(scenario, [f"workers.{pool}.nic={transport}" for pool in _pools(scenario)])
     except KvsimError:
         # its profile was made without this transport: the pools keep their links' figures until one is measured
-        return with_changes(
-            scenario,
-            [
-                f"workers.{pool}.nic={{name: {transport}, preset: {_nic(node)}}}"
-                for pool, node in _pools(scenario).items()
-            ],
-        )
+        return with_changes(scenario, [_renamed(pool, node, transport) for pool, node in _pools(scenario).items()])
 
 
 def with_profile(scenario: Scenario, profile: Path) -> Scenario:
@@ -289,6 +283,14 @@ def _nic(pool: Node) -> object:
     nic = (pool.mapping or {}).get("nic")
     name = nic.mapping.get("name") if nic is not None and nic.mapping is not None else nic
     return None if name is None else name.value
+
+
+def _renamed(pool: str, node: Node, transport: str) -> str:
+    """The change that calls a pool's NIC by the name of a transport and keeps its figures."""
+    nic = (node.mapping or {}).get("nic")
+    if nic is not None and nic.mapping is not None:
+        return f"workers.{pool}.nic.name={transport}"
+    return f"workers.{pool}.nic={{name: {transport}, preset: {_nic(node)}}}"
 
 
 def _transports_used(scenario: Scenario, real: Real) -> list[str]:

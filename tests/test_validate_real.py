@@ -187,6 +187,15 @@ def test_a_transport_that_the_profile_has_not_measured_can_be_chosen_and_is_cali
     assert "workers.prefill.nic=verbs" in asked
 
 
+def test_a_nic_that_is_written_out_keeps_its_figures_under_the_name_of_a_transport() -> None:
+    written = shipped(*(f"workers.{pool}.nic={{name: shm, preset: cx6-200g}}" for pool in ("prefill", "decode")))
+    changed = with_transport(written, "verbs").variants[0]
+    assert transport_of(changed) == "verbs"
+    assert (
+        changed.hardware.workers[0].nic.rate_bytes_per_s == written.variants[0].hardware.workers[0].nic.rate_bytes_per_s
+    )
+
+
 @pytest.mark.parametrize("verb", ["calibrate", "validate"])
 def test_workers_that_can_only_be_simulated_are_refused_where_they_are_written(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
