@@ -283,7 +283,7 @@ def _stage_rows(variants: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
 
 def print_table(table: Table) -> None:
     """Print a table on standard output: in colour and as wide as the terminal, plain and 80 columns wide in a pipe."""
-    Console().print(table)
+    Console(emoji=False).print(table)  # a name in colons is a name
 
 
 class RunProgress:

@@ -8,6 +8,11 @@ from typing import Any
 
 import yaml
 
+try:
+    from yaml import CSafeDumper as _Dumper
+except ImportError:  # PyYAML without libyaml: the same, slower
+    from yaml import SafeDumper as _Dumper  # type: ignore[assignment]
+
 from kvsim.scenario.resolve import Resolved
 from kvsim.scenario.schema import Document
 from kvsim.scenario.values import Scenario
@@ -42,7 +47,7 @@ def join_variants(mappings: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 def dump_resolved(scenario: Scenario) -> str:
     """``scenario.document`` as YAML text that ``load_scenario`` reads."""
-    return yaml.safe_dump(scenario.document, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(scenario.document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _without_none(value: Any) -> Any:
