@@ -65,8 +65,11 @@ def rows_of(ids: Integers, requests: Integers) -> Integers:
 
 def first_by_row(rows: Integers, values: Integers, count: int) -> Integers:
     """For each row in ``[0, count)`` the first of its values, or ``MISSING``."""
+    place = np.full(count, len(rows), dtype=np.int64)
+    np.minimum.at(place, rows, np.arange(len(rows)))
+    present = place < len(rows)
     first = np.full(count, MISSING, dtype=np.int64)
-    first[rows[::-1]] = values[::-1]  # of several for one place the last to be written stays
+    first[present] = values[place[present]]
     return first
 
 
