@@ -134,7 +134,8 @@ def main() -> int:
     try:
         ticket = read_ticket(os.environ)
         settings = decode_settings(ticket.settings)
-        os.environ["OMP_NUM_THREADS"] = str(settings.threads)  # before torch is imported
+        # before torch is imported; the command line has set the second one for itself
+        os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(settings.threads)
         process = WorkerProcess(ticket)
     except KvsimError as error:
         _explain(error)
