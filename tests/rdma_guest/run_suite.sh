@@ -10,7 +10,7 @@
 #   --prepared     fail with status 77 instead of preparing what is not there
 #
 # Prepares what it needs, kept in ~/.cache/kvsim/rdma-guest: some minutes once, with apt and a compiler, as root. A run
-# takes four minutes of one processor then, or less. What is tested is what bears the mark "rdma": the transport suite,
+# takes four minutes of two processors then, or less. What is tested is what bears the mark "rdma": the transport suite,
 # real workers. At the end comes the benchmark, and how long each part took.
 set -euo pipefail
 
@@ -42,44 +42,52 @@ cpu_ticks() { # of all that has ended below this shell: its fields 16 and 17, pr
     echo $((fields[15] + fields[16]))
 }
 part() { # NAME COMMAND..: run it and note how long it took, on the clock and of processors
-    local began=$SECONDS ticks
+    local began=$SECONDS ticks status=0
     ticks=$(cpu_ticks)
-    "${@:2}"
+    "${@:2}" || status=$?
     took+=("$1 $((SECONDS - began)) s (CPU $((($(cpu_ticks) - ticks) / $(getconf CLK_TCK))) s)")
+    return "$status"
 }
 
-in_guest() { # PYTEST-ARGUMENTS..
-    "$here/run_in_guest.sh" --engine "$engine" --timeout 400 -- \
-        "$python" -m pytest -q -p no:cacheprovider -m rdma --durations=5 "$@"
-}
+tests_in_guest=("$here/run_in_guest.sh" --engine "$engine" --timeout 400 --
+    "$python" -m pytest -q -p no:cacheprovider -m rdma --durations=5)
 
-# What transformers generates, for --known-answers: asked outside the guest, where it would take a minute to import.
+# What transformers generates, for --known-answers: asked outside the guest, where it would take a minute to import, and
+# while the guest does something else.
+trap 'jobs -p | xargs --no-run-if-empty kill; rm -rf "${scratch:-}"' EXIT
 ask_transformers() {
-    answers=$(mktemp -d)
-    trap 'rm -rf "$answers"' EXIT
-    part "answers of transformers" "$python" "$here/known_answers.py" "$answers"
+    scratch=$(mktemp -d)
+    answers=$scratch/answers
+    mkdir "$answers"
+    "$python" "$here/known_answers.py" "$answers" &
+    asking=$!
 }
+await_transformers() { part "rest of the answers of transformers" wait "$asking"; }
 
 wanted() { [[ -z $only || $only == "$1" ]]; }
 
+if wanted one && { ! (($#)) || [[ "$*" == *test_real_processes.py* ]]; }; then ask_transformers; fi
 if wanted recipe; then
     part recipe "$here/run_in_guest.sh" --engine "$engine" --timeout 120 -- \
         "$here/check_recipe.sh" "$python" "$cache/pyverbs/pyverbs"
 fi
 if wanted one; then
+    if [[ -n ${asking:-} ]]; then await_transformers; fi
     if (($#)); then
-        if [[ "$*" == *test_real_processes.py* ]]; then
-            ask_transformers
-            set -- "$@" --known-answers "$answers"
-        fi
-        part "one guest" in_guest "$@"
+        part "one guest" "${tests_in_guest[@]}" "$@" ${answers:+--known-answers "$answers"}
     else
+        # two guests side by side; what the second one says is shown at its end
+        "${tests_in_guest[@]}" tests/test_real_processes.py tests/test_transport_torch.py --known-answers "$answers" \
+            >"$scratch/real_workers.log" 2>&1 &
+        serving=$!
         # The mark is made in transport_world. Torch only where it is asked for: it takes seconds to import here, and most
         # of the pieces of memory that a process of the guest may have (run_in_guest.sh).
         mapfile -t files < <(grep -l transport_world tests/test_transport_*.py tests/test_verbs_*.py | grep -v _torch)
-        part transport in_guest "${files[@]}"
-        ask_transformers
-        part "real workers" in_guest tests/test_real_processes.py tests/test_transport_torch.py --known-answers "$answers"
+        part transport "${tests_in_guest[@]}" "${files[@]}"
+        served=0
+        part "rest of real workers" wait "$serving" || served=$?
+        cat "$scratch/real_workers.log"
+        if ((served)); then exit "$served"; fi
     fi
 fi
 if wanted two; then
