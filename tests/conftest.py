@@ -3,6 +3,10 @@
 import signal
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("kvsim", deadline=None)  # how long an example takes says more of the machine than of the code
+settings.load_profile("kvsim")
 
 
 def pytest_configure() -> None:

@@ -68,3 +68,13 @@ def test_the_first_instant_with_a_late_worker_is_the_deadline(beats: list[tuple[
     else:
         assert watch.late(deadline_ns - 1) == ()
         assert watch.late(deadline_ns) != ()
+
+
+def test_silence_while_nobody_listened_does_not_count() -> None:
+    watch = HeartbeatWatch(late_after_ns=100)
+    watch.beat(WorkerId(0), 0)
+    watch.beat(WorkerId(1), 170)
+    watch.excuse(duration_ns=120, now_ns=180)
+    assert watch.late(180) == ()
+    assert (watch.silence_ns(WorkerId(0), 180), watch.silence_ns(WorkerId(1), 180)) == (60, 0)
+    assert watch.late(220) == (WorkerId(0),)  # it was silent before and after as well

@@ -23,6 +23,11 @@ class HeartbeatWatch:
         """The worker was heard of now; from the first beat on it is watched. An instant in the past changes nothing."""
         self._heard_ns[worker] = max(now_ns, self._heard_ns.get(worker, now_ns))
 
+    def excuse(self, duration_ns: int, now_ns: int) -> None:
+        """Nobody listened for so long, up to now: that much of every silence does not count."""
+        for worker, heard_ns in self._heard_ns.items():
+            self._heard_ns[worker] = max(heard_ns, min(now_ns, heard_ns + duration_ns))
+
     def forget(self, worker: WorkerId) -> None:
         """Watch this worker no longer. Harmless if it was not watched."""
         self._heard_ns.pop(worker, None)

@@ -177,6 +177,11 @@ class Fleet:
             self._forget(worker)
             self._launcher.kill(member.handle)
 
+    def excuse(self, duration_ns: int, now_ns: int) -> None:
+        """The driver was not there to listen for so long, up to now: the whole machine may have stood still."""
+        for watch in (self._watch, self._starts):
+            watch.excuse(duration_ns, now_ns)
+
     def give_up_late(self, now_ns: int) -> None:
         """End those that have been silent for too long, also after they were told to stop, and those that are not
         connected in time after their start."""

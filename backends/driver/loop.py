@@ -21,6 +21,9 @@ from kvsim.core.messages import RequestId, WorkerId
 
 SLEEP_MAX_S = 1.0
 """Nothing depends on this; it bounds what a lost wake-up could cost."""
+ABSENT_MIN_NS = 100_000_000
+"""A driver that comes back so much later than it meant to, as a whole machine may stand still, has heard nobody
+meanwhile: that is no silence of the workers."""
 
 Ask: TypeAlias = Callable[[], None]
 """What a client wants, to be called by the driver's thread."""
@@ -61,7 +64,7 @@ class Loop:
         self._launcher = launcher
         self._clock_ns = clock_ns
         self._new_id = new_id
-        self._epoch_ns = clock_ns()
+        self._epoch_ns = self._looked_ns = clock_ns()
         self.decisions = Decisions()
         channel.wake_on(launcher.fileno())
         channel.wake_on(self.asked.fileno())
@@ -81,9 +84,14 @@ class Loop:
 
     def turn(self) -> None:
         """Sleep until there is something, then one turn. Raises ServiceError if the workers cannot serve any more."""
-        incoming = self._channel.receive(self._sleep_s())
+        sleep_s = self._sleep_s()
+        incoming = self._channel.receive(sleep_s)
         clock_ns = self._clock_ns()
         now_ns = clock_ns - self._epoch_ns
+        absent_ns = clock_ns - self._looked_ns - int(sleep_s * 1e9)
+        self._looked_ns = clock_ns
+        if absent_ns >= ABSENT_MIN_NS:
+            self._fleet.excuse(absent_ns, clock_ns)
         for message in incoming:
             if isinstance(message, Received):
                 self._fleet.take(message, self._driver, clock_ns)
