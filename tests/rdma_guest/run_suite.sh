@@ -97,7 +97,7 @@ if wanted bench; then
     # pools and transfers that fit a guest; wide enough for the table
     COLUMNS=160 part benchmark "$here/run_in_guest.sh" --engine "$engine" --timeout 400 -- \
         "$python" -c "from kvsim.cli import main; main()" \
-        bench transfer --transport verbs --pool-mib 32 --total-mib 16 --repetitions 7
+        bench transfer --transport verbs --pool-mib 32 --total-mib 16 --repetitions 21
 fi
 printf -v line ', %s' "${took[@]}"
 echo "took: ${line:2}"
