@@ -124,7 +124,7 @@ def tensors(draw: st.DrawFn, extents: dict[Dimension, int], dtype_bytes: int) ->
     return KvTensor(base_address, 1, dtype_bytes, dimensions, shape, tuple(strides_bytes))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_ranges_copy_every_byte_to_its_place_with_the_fewest_operations(data: st.DataObject) -> None:
     draw = data.draw
@@ -187,7 +187,7 @@ def materialised(
     return [transfer_ranges(source, target, *blocks, layers, pair.source_heads, pair.target_heads) for pair in pairs]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     layouts,
     st.sampled_from(DEGREES),

@@ -22,15 +22,21 @@ class Clock:
         return []
 
 
+def loop_at(clock: Clock) -> tuple[Loop, Mock, Mock]:
+    """A loop with nothing to do, its fleet and its driver."""
+    fleet, driver, channel, launcher = Mock(), Mock(), Mock(), Mock()
+    fleet.deadline_ns.return_value = driver.deadline_ns = None
+    channel.receive, launcher.exits.return_value = clock.receive, []
+    return Loop(driver, fleet, channel, launcher, clock.read, Mock()), fleet, driver
+
+
 @pytest.mark.parametrize(
     ("late_ns", "excused_ns"),
     [(0, None), (ABSENT_MIN_NS - 1, None), (ABSENT_MIN_NS, ABSENT_MIN_NS), (1_900_000_000, 1_900_000_000)],
 )
 def test_a_driver_that_comes_back_late_excuses_workers_for_as_long(late_ns: int, excused_ns: int | None) -> None:
-    clock, fleet, driver, channel, launcher = Clock(), Mock(), Mock(), Mock(), Mock()
-    fleet.deadline_ns.return_value = driver.deadline_ns = None
-    channel.receive, launcher.exits.return_value = clock.receive, []
-    loop = Loop(driver, fleet, channel, launcher, clock.read, Mock())
+    clock = Clock()
+    loop, fleet, _ = loop_at(clock)
     clock.wait_ns = int(SLEEP_MAX_S * 1e9) + late_ns
     loop.turn()
     if excused_ns is None:
@@ -41,16 +47,14 @@ def test_a_driver_that_comes_back_late_excuses_workers_for_as_long(late_ns: int,
 
 
 def test_a_turn_that_takes_long_is_an_absence_too() -> None:
-    clock, fleet, driver, channel, launcher = Clock(), Mock(), Mock(), Mock(), Mock()
-    fleet.deadline_ns.return_value = driver.deadline_ns = None
-    channel.receive, launcher.exits.return_value = clock.receive, []
+    clock = Clock()
+    loop, fleet, driver = loop_at(clock)
 
     def turn(_now_ns: int) -> bool:
         clock.now_ns += 2_000_000_000
         return True
 
     driver.turn = turn
-    loop = Loop(driver, fleet, channel, launcher, clock.read, Mock())
     loop.turn()
     clock.wait_ns = int(SLEEP_MAX_S * 1e9)
     loop.turn()

@@ -12,7 +12,7 @@ from kvsim.fuzz.worlds import random_world
 
 
 @pytest.mark.parametrize("mode", ALL_MODES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32))
 def test_no_request_is_lost_whatever_happens(mode: TransferMode, seed: int) -> None:
     played = random_world(mode, Choices(seed))
@@ -21,7 +21,7 @@ def test_no_request_is_lost_whatever_happens(mode: TransferMode, seed: int) -> N
 
 
 @pytest.mark.parametrize("mode", [*DISAGGREGATED, "adaptive"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32))
 def test_no_request_is_lost_while_workers_change_their_roles(mode: TransferMode, seed: int) -> None:
     """Workers are lost, leave and come back in every state of a change, and so do reports of it."""
@@ -31,7 +31,7 @@ def test_no_request_is_lost_while_workers_change_their_roles(mode: TransferMode,
 
 
 @pytest.mark.parametrize("mode", ALL_MODES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32))
 def test_no_request_is_lost_and_no_rule_broken_where_kv_must_stay(mode: TransferMode, seed: int) -> None:
     """The world and the laws of the scheduler both look at every order."""

@@ -114,7 +114,7 @@ def test_a_planted_bug_is_found_and_made_short(planted: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32))
 def test_a_schedule_that_is_written_down_is_told_in_the_same_words(mode: TransferMode, seed: int) -> None:
     world = random_world(mode, Choices(seed), requests=6)

@@ -105,7 +105,7 @@ def test_a_decode_step_is_the_same_whether_it_is_asked_for_as_a_run_or_alone(nam
         assert model.prefill_ns([], batch, context_tokens) == (base_fs + token_fs * context_tokens) // 10**6
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.sampled_from(["h100-sxm", "rtx-4090"]),
     st.integers(1, 9000),

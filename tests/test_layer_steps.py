@@ -116,7 +116,7 @@ def world(spec: ClusterSpec) -> Hardware:
     return Hardware(MODEL, (worker,) * len(spec.workers), (), MessageSpec(1, 0, 0.5), 0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.integers(0, 3_000_000), st.integers(1, 60), st.integers(1, 200)), min_size=1, max_size=8).map(
         sorted

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from metrics_records import (
     WAKE,
@@ -217,7 +217,6 @@ def test_the_stages_of_a_request_partition_its_time(choices: list[Choice]) -> No
     assert durations.sum(axis=0).tolist() == e2e_ns.tolist()
 
 
-@settings(deadline=None)
 @given(CHOICES)
 def test_runs_in_one_go_and_step_by_step_give_the_same_summary(choices: list[Choice]) -> None:
     texts = [

@@ -166,7 +166,7 @@ def test_a_kernel_computes_attention(kernel: str, batch: str) -> None:
     torch.testing.assert_close(world.found(KERNELS[kernel]), world.expected(), atol=2e-5, rtol=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     spans=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), min_size=1, max_size=6),
     block_tokens=st.sampled_from([1, 4, 16]),

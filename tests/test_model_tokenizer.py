@@ -22,7 +22,7 @@ def test_ids_of_the_byte_level_tokenizer_are_the_bytes_of_utf_8() -> None:
     assert BYTES.vocabulary == 259
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text())
 def test_any_text_survives_the_round_trip(text: str) -> None:
     assert BYTES.decode(BYTES.encode(text)) == text
@@ -32,7 +32,7 @@ def test_special_tokens_and_ids_beyond_the_vocabulary_have_no_text() -> None:
     assert BYTES.decode([256, 72, 105, 5000, END_ID, 258]) == "Hi"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(), st.lists(st.integers(1, 4), min_size=1))
 def test_pieces_of_a_stream_join_to_the_text_and_never_break_a_character(text: str, sizes: list[int]) -> None:
     stream, token_ids, pieces = TextStream(BYTES), BYTES.encode(text), []

@@ -74,7 +74,7 @@ def test_a_known_model_comes_out_again() -> None:
     assert [residual.points for residual in fitted.residuals.values()] == [len(PROMPTS), len(DECODES), len(MIXED)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6))
 def test_three_percent_of_noise_move_what_is_predicted_by_little_more(seed: int) -> None:
     fitted = fit_steps(disturbed(points_of(TRUE), 0.03, seed))

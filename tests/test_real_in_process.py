@@ -78,7 +78,7 @@ def worlds(draw: st.DrawFn) -> tuple[ClusterSpec, list[Submission], int]:
     return cluster, draw(st.lists(request, min_size=1, max_size=7)), draw(st.integers(0, 1000))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(worlds())
 def test_any_cluster_under_any_interleaving_gives_the_tokens_of_the_model(
     world: tuple[ClusterSpec, list[Submission], int],

@@ -86,7 +86,7 @@ def troubled_worlds(draw: st.DrawFn) -> tuple[ClusterSpec, list[Submission], int
     return cluster, some(draw(st.integers(1, 8)), draw(st.integers(1, 15))), draw(st.integers(0, 10_000)), mishaps
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(troubled_worlds())
 def test_any_mixture_of_mishaps_leaves_every_output_right_and_nothing_behind(
     world: tuple[ClusterSpec, list[Submission], int, Mishaps],

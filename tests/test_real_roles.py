@@ -51,7 +51,7 @@ def test_workers_that_change_roles_give_the_tokens_of_the_model(mode: TransferMo
     assert done == ordered
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     mode=st.sampled_from(DISAGGREGATED),
     prefill=st.integers(1, 3),

@@ -249,7 +249,7 @@ def test_an_empty_record_is_a_valid_trace(tmp_path: Path) -> None:
     assert all(event["ph"] == "M" for event in _write(tmp_path, []))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 60)), min_size=1, max_size=25))
 def test_any_overlap_of_transfers_is_spread_over_lanes(
     tmp_path_factory: Any, starts_and_durations: list[tuple[int, int]]

@@ -13,7 +13,7 @@ from kvsim.fuzz.worlds import random_world
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32), share=st.floats(0, 1))
 def test_a_scheduler_that_is_restored_at_any_moment_gives_the_same_commands(
     mode: TransferMode, seed: int, share: float

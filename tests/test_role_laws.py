@@ -92,7 +92,7 @@ def changes(records: list[Record]) -> list[tuple[int, object]]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(examples())
 def test_no_request_is_lost_by_a_change_of_roles(example: tuple[ClusterSpec, Workload, Hardware]) -> None:
     spec, load, world = example
@@ -102,7 +102,7 @@ def test_no_request_is_lost_by_a_change_of_roles(example: tuple[ClusterSpec, Wor
     assert columns.requests.output_tokens.tolist() == load.output_tokens.tolist()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(examples())
 def test_roles_change_at_the_same_instants_however_steps_are_fused(
     example: tuple[ClusterSpec, Workload, Hardware],
@@ -114,7 +114,7 @@ def test_roles_change_at_the_same_instants_however_steps_are_fused(
     assert instants(fused) == instants(stepwise)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(examples())
 def test_a_record_with_changes_of_role_replays_identically(example: tuple[ClusterSpec, Workload, Hardware]) -> None:
     spec, load, world = example
@@ -124,7 +124,7 @@ def test_a_record_with_changes_of_role_replays_identically(example: tuple[Cluste
     assert replay(header, stored).identical
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(examples())
 def test_a_worker_computes_nothing_between_the_order_to_switch_and_its_report(
     example: tuple[ClusterSpec, Workload, Hardware],

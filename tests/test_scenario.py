@@ -228,7 +228,7 @@ def test_the_resolved_document_has_everything_and_loads_to_the_same_variants(tmp
     assert again.document == scenario.document
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rate=st.floats(1e-3, 1e6, allow_nan=False),
     latency_ns=st.integers(0, 10**15),

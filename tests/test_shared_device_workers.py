@@ -222,7 +222,7 @@ def on_own_gpus(example: Example) -> Hardware:
     return hardware(example.cluster, slower(NIC, example.link_bytes_per_s))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(examples())
 def test_a_device_on_which_nobody_is_slowed_down_gives_the_results_of_own_gpus(example: Example) -> None:
     own, _ = run(example.cluster, example.load, on_own_gpus(example))
@@ -230,7 +230,7 @@ def test_a_device_on_which_nobody_is_slowed_down_gives_the_results_of_own_gpus(e
     assert requests_of(shared) == requests_of(own)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(examples(), st.sampled_from([[1.0], [1.0, 1.2], [1.0, 1.0, 1.7]]))
 def test_a_shared_device_is_deterministic_replays_and_loses_nothing(example: Example, slowdown: list[float]) -> None:
     world = on_one_device(on_own_gpus(example), slowdown)
@@ -308,7 +308,7 @@ def in_one_go(mode: TransferMode) -> PolicySpec:
     return PolicySpec(mode, layers_per_group=MODEL.layers)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(examples(), st.integers(1, 300 * US), st.integers(1, 300 * US))
 def test_nothing_is_lost_on_the_way(example: Example, order_ns: int, report_ns: int) -> None:
     for world in (on_own_gpus(example), on_one_device(on_own_gpus(example), [1.0, 1.5])):

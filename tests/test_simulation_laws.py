@@ -81,7 +81,7 @@ def commands_of(records: list[Record]) -> list[Command]:
     return [command for record in records for command in record.commands]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(examples())
 def test_every_request_that_arrives_ends_exactly_once(example: Example) -> None:
     _, records = example.run()  # raises if the simulation deadlocks
@@ -90,7 +90,7 @@ def test_every_request_that_arrives_ends_exactly_once(example: Example) -> None:
     assert ended == Counter(arrived)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(examples())
 def test_no_block_has_two_owners_and_none_is_left_over(example: Example) -> None:
     """From the record alone. Growth is not commanded, so a pool's blocks are bounded, not balanced, by this."""
@@ -110,7 +110,7 @@ def test_no_block_has_two_owners_and_none_is_left_over(example: Example) -> None
     assert not owners
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(examples())
 def test_transfers_move_every_layer_of_every_block_once_and_report_once(example: Example) -> None:
     _, records = example.run()
@@ -132,7 +132,7 @@ def test_transfers_move_every_layer_of_every_block_once_and_report_once(example:
     assert not released
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(examples())
 def test_a_run_of_k_steps_and_k_runs_of_one_step_give_the_same_instants(example: Example) -> None:
     fused, _ = example.run()
@@ -142,7 +142,7 @@ def test_a_run_of_k_steps_and_k_runs_of_one_step_give_the_same_instants(example:
         assert request_columns(fused) == request_columns(other)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(examples())
 def test_replaying_the_events_gives_the_same_commands(example: Example) -> None:
     _, records = example.run()
@@ -151,13 +151,13 @@ def test_replaying_the_events_gives_the_same_commands(example: Example) -> None:
     assert replay(example.cluster, stored).identical
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(examples())
 def test_the_same_run_twice_is_the_same(example: Example) -> None:
     assert example.run()[1] == example.run()[1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(examples())
 def test_requests_produce_the_tokens_that_they_should(example: Example) -> None:
     columns, _ = example.run()

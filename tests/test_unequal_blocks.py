@@ -90,7 +90,7 @@ def oracle(
     return moved
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     layouts,
     layouts,
@@ -195,7 +195,7 @@ def test_blocks_of_either_side_pair_up_by_their_slots(mode: TransferMode, sizes:
 
 
 @pytest.mark.parametrize("mode", ALL_MODES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32))
 def test_no_request_is_lost_where_blocks_differ(mode: TransferMode, seed: int) -> None:
     played = random_world(mode, Choices(seed), unequal_blocks=True)

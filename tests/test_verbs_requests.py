@@ -194,7 +194,7 @@ def test_a_queue_pair_with_many_bytes_on_their_way_gets_no_more_however_few_the_
     assert schedule.next_chain(lane) is not None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     counts=st.lists(st.integers(1, 40), min_size=1, max_size=5),
     lanes=st.integers(1, 3),

@@ -136,7 +136,7 @@ class Mirror:
                 self.compared += 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(examples())
 def test_tables_followed_from_commands_equal_the_pools_of_the_scheduler_after_every_call(example: Example) -> None:
     mirror = Mirror(example)

@@ -3,11 +3,10 @@
 It must not know timing or tables.
 """
 
-import time
-
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.transport.bench_reference import copy_seconds
 from backends.transport.bench_side import Blocks, TransportSide, Within, stamp, wrong_blocks
 from backends.transport.cuda_ipc.driver import Driver
 from backends.transport.cuda_ipc.gpu import Gpu
@@ -62,14 +61,7 @@ class GpuCopies:
 
     def seconds(self, blocks: Blocks) -> float:
         """Copy these blocks."""
-        source, target = (
-            ids.astype(np.uint64) * np.uint64(blocks.block_bytes) + np.uint64(pool.data_ptr())
-            for ids, pool in ((blocks.owner, self._source), (blocks.initiator, self._target))
-        )
-        sizes = np.full(len(source), blocks.block_bytes, dtype=np.int64)
-        began_s = time.perf_counter()
-        self._gpu.copy(target, source, sizes, bytearray(1))
-        return time.perf_counter() - began_s
+        return copy_seconds(self._gpu.copy, blocks, self._source.data_ptr(), self._target.data_ptr())
 
     def close(self) -> None:
         """Free it."""

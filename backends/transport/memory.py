@@ -33,6 +33,13 @@ def memory_of(memory: memoryview | TensorMemory) -> Memory:
     return tensor_memory_of(memory)
 
 
+def memory_anywhere(memory: memoryview | TensorMemory) -> Memory:
+    """As ``memory_of``, and of a tensor on a GPU as well."""
+    if isinstance(memory, memoryview) or not memory.is_cuda:
+        return memory_of(memory)
+    return tensor_memory_of(memory)
+
+
 def tensor_memory_of(memory: TensorMemory) -> Memory:
     """The address of a tensor on the CPU or a GPU. Raises TransportError if it cannot be a region."""
     if not memory.is_contiguous() or not memory.nbytes:

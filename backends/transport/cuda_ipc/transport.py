@@ -29,7 +29,7 @@ from backends.transport.cuda_ipc.greeting import (
 )
 from backends.transport.jobs import Job
 from backends.transport.link import Link
-from backends.transport.memory import Memory, memory_of, tensor_memory_of
+from backends.transport.memory import Memory, memory_anywhere, tensor_memory_of
 from backends.transport.port import Access, Capabilities, Region, TensorMemory, TransportError
 from backends.transport.shared_memory import MappingCarrier, SharedMemoryTransport
 from kvsim.core.kv_tensor import KvTensor
@@ -99,9 +99,7 @@ class CudaIpcTransport(SharedMemoryTransport):
                 _log.warning("%s: %s", self._gpu.name, error)
 
     def _place_of(self, memory: memoryview | TensorMemory) -> Memory:
-        if isinstance(memory, memoryview) or not memory.is_cuda:
-            return memory_of(memory)
-        return tensor_memory_of(memory)
+        return memory_anywhere(memory)
 
     def _check_memory(self, memory: Memory) -> None:
         if (memory.address, memory.size_bytes) not in self._exports:

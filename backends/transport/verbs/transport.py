@@ -18,7 +18,7 @@ import threading
 from dataclasses import replace
 
 from backends.transport.link import NOTIFY, Link
-from backends.transport.memory import Memory, memory_of, tensor_memory_of
+from backends.transport.memory import Memory, memory_anywhere
 from backends.transport.port import Access, Capabilities, KeyScope, Region, TensorMemory, TransportError
 from backends.transport.tcp_based import TcpBasedTransport
 from backends.transport.verbs import wire
@@ -112,9 +112,7 @@ class VerbsTransport(TcpBasedTransport):
     # --- what SocketTransport asks for -----------------------------------------------------------------------------
 
     def _place_of(self, memory: memoryview | TensorMemory) -> Memory:
-        if isinstance(memory, memoryview) or not memory.is_cuda:
-            return memory_of(memory)
-        return tensor_memory_of(memory)
+        return memory_anywhere(memory)
 
     def _new_carrier(self, link: Link) -> Mover:
         return Mover(link, self._device, self._memory, self._queue_pairs, self._stall_timeout_s)
