@@ -27,6 +27,7 @@ HOT_MODULES = (
         Path(f"kvsim/sim/{name}.py")
         for name in (
             "clock",
+            "collectives",
             "compute",
             "decoding",
             "driver",

@@ -211,12 +211,6 @@ def format_rate(bytes_per_s: float) -> str:
     return _rounded(bytes_per_s, {f"{unit}/s": size for unit, size in _scaled(_DECIMAL, "B", Fraction(1)).items()})
 
 
-def div_ceil(dividend: int, divisor: int) -> int:
-    """Integer division that rounds up. ``divisor`` > 0."""
-    assert divisor > 0, f"div_ceil by {divisor}"
-    return -(-dividend // divisor)
-
-
 def _integer(quantity: Quantity, text: object, smallest: str) -> int:
     value = quantity.parse(text)
     if 0 < value < 1:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvsim.core.blocks import BlockPool
+from kvsim.core.blocks import BlockPool, _Table
 from kvsim.core.cluster import Allocation
 from kvsim.core.messages import BlockRuns, RequestId
 
@@ -100,7 +100,7 @@ def test_check_notices_blocks_that_are_owned_twice_or_do_not_exist(
     pool = BlockPool(4, allocation)
     pool.assign(A, 2)
     pool.check()
-    pool._tables[B] = runs
+    pool._tables[B] = _Table(runs, generation=0)
     with pytest.raises(AssertionError, match=message):
         pool.check()
 

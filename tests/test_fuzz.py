@@ -77,14 +77,15 @@ def planted(request: pytest.FixtureRequest) -> Iterator[str]:
         return []
 
     def always_fresh(handover: HandOver, transfer: TransferId, _generation: int) -> tuple[RequestState | None, bool]:
-        ends = handover._ends.get(transfer, (0, 0, 0))
-        return arrived(handover, transfer, ends[2])
+        flight = handover._in_flight.get(transfer)
+        return arrived(handover, transfer, flight.generation if flight is not None else 0)
 
     def again_and_again(handover: HandOver, transfer: TransferId) -> RequestState | None:
-        state = handover._unreleased.get(transfer)
+        flight = handover._in_flight.get(transfer)
         found = released(handover, transfer)
-        if state is not None:
-            handover._unreleased[transfer] = state
+        if flight is not None:
+            flight.released = False
+            handover._in_flight[transfer] = flight
         return found
 
     with pytest.MonkeyPatch.context() as patch:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvsim.core.integers import div_ceil
 from kvsim.units import (
     BYTES,
     DURATION,
@@ -14,7 +15,6 @@ from kvsim.units import (
     RATE,
     REQUEST_RATE,
     UnitError,
-    div_ceil,
     exact_bytes,
     exact_duration,
     exact_flop_rate,

@@ -18,10 +18,10 @@ from backends.validate.serve import LIMITS, other_load, running_workers
 from backends.worker.model_source import ModelSource
 from backends.worker.settings import WorkerSettings
 from kvsim.core.cluster import ClusterSpec, PolicySpec, Role, TransferMode, WorkerSpec
+from kvsim.core.integers import div_ceil
 from kvsim.core.messages import WorkerId
 from kvsim.profile.measurement import Measurement, TransferSample
 from kvsim.profile.points import StepPoint
-from kvsim.units import div_ceil
 
 TIMEOUT_S = 300.0
 _COPY_BYTES = 1 << 24

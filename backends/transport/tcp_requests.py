@@ -14,7 +14,7 @@ from backends.transport.batches import batch_bounds, split_long
 from backends.transport.jobs import Job
 from backends.transport.port import Outcome
 from backends.transport.tcp_wire import BYTES_MAX, RANGES_MAX
-from kvsim.units import div_ceil
+from kvsim.core.integers import div_ceil
 
 _SHARE_BYTES_MIN = 256 * 1024
 """Below this a transfer is not worth spreading over one stream more."""

@@ -182,7 +182,7 @@ class ModeChooser:
         figures: tuple[int, int, int, int],
     ) -> WorkerId:
         state.mode = mode
-        self._out.put(ChooseMode(state.request.id, mode, why, *figures))
+        self._out.put(ChooseMode(state.id, mode, why, *figures))
         return worker
 
     def _prefill_ns(self, worker: WorkerId, tokens: int) -> int:

@@ -6,10 +6,12 @@ new requests may not touch. They must not know requests or workers.
 
 from collections.abc import Iterable
 
+from kvsim.core.integers import div_ceil
+
 
 def blocks_for(tokens: int, block_tokens: int) -> int:
-    """Blocks that hold this many tokens: the quotient rounded up."""
-    return -(-tokens // block_tokens)
+    """Blocks that hold this many tokens."""
+    return div_ceil(tokens, block_tokens)
 
 
 def admits(blocks_needed: int, blocks_free: int, watermark_blocks: int, blocks_total: int) -> bool:

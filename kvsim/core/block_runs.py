@@ -3,7 +3,7 @@
 Pure arithmetic over ``BlockRuns``. This module must not know tensors, ranks or bytes.
 """
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,8 @@ from kvsim.core.messages import BlockRuns
 
 Int64s: TypeAlias = NDArray[np.int64]
 
-LOOP_RUNS_MAX = 100  # both tables together: up to here a plain loop over the runs is faster than building numpy arrays
+LOOP_RUNS_MAX: Final = 100
+"""Both tables together: up to here a plain loop over the runs is faster than building numpy arrays."""
 
 
 def count_blocks(blocks: BlockRuns) -> int:

@@ -11,8 +11,6 @@ them in ``RunDecode.spare_blocks`` and the scheduler that books them later there
 It must not know why somebody wants blocks.
 """
 
-from collections.abc import Sequence
-
 from kvsim.core.cluster import Allocation
 from kvsim.core.free_blocks import FirstFit, FreeList, Scattered
 from kvsim.core.messages import BlockRuns, RequestId
@@ -26,6 +24,16 @@ def free_list(allocation: Allocation, blocks_total: int) -> FreeList:
     return Scattered(blocks_total) if allocation == "scattered" else OldestFirst(blocks_total)
 
 
+class _Table:
+    """The blocks of one request as runs, in order of their tokens, and their generation."""
+
+    __slots__ = ("generation", "runs")
+
+    def __init__(self, runs: list[tuple[int, int]], generation: int) -> None:
+        self.runs = runs
+        self.generation = generation
+
+
 class BlockPool:
     """Blocks ``0 .. blocks_total - 1``: each is free or belongs to exactly one request."""
 
@@ -34,8 +42,7 @@ class BlockPool:
         self.blocks_total = blocks_total
         self.blocks_free = blocks_total
         self._free = free_list(allocation, blocks_total)
-        self._tables: dict[RequestId, list[tuple[int, int]]] = {}
-        self._generations: dict[RequestId, int] = {}
+        self._tables: dict[RequestId, _Table] = {}
 
     def assign(self, request: RequestId, blocks: int, generation: int = 0) -> BlockRuns:
         """Give the request this many more blocks, behind those that it has, marked with this generation. Returns the
@@ -43,29 +50,34 @@ class BlockPool:
         assert 0 < blocks <= self.blocks_free, f"{blocks} blocks wanted by request {request}, {self.blocks_free} free"
         self.blocks_free -= blocks
         taken = self._free.take(blocks)
-        self._generations[request] = generation
         table = self._tables.get(request)
         if table is None:
-            table = self._tables[request] = []
-        table.extend(taken)
+            self._tables[request] = _Table(list(taken), generation)
+        else:
+            table.runs.extend(taken)
+            table.generation = generation
         return taken
 
-    def grow(self, requests: Sequence[RequestId]) -> None:
+    def grow(self, requests: list[RequestId]) -> None:
         """Give each of the requests, in order, one of the blocks that ``peek`` names, in order."""
         if not requests:
             return
         self.blocks_free -= len(requests)
         assert self.blocks_free >= 0, f"{len(requests)} requests grow, {self.blocks_free + len(requests)} blocks free"
-        tables, place = self._tables, 0
-        for first_block, blocks in self._free.take_next(len(requests)):
-            for block in range(first_block, first_block + blocks):
-                table = tables[requests[place]]
+        tables, taken = self._tables, self._free.take_next(len(requests))
+        place = block = left = 0
+        for request in requests:
+            if not left:
+                block, left = taken[place]
                 place += 1
-                last_first, last_blocks = table[-1]
-                if last_first + last_blocks == block:
-                    table[-1] = (last_first, last_blocks + 1)
-                else:
-                    table.append((block, 1))
+            table = tables[request].runs
+            last_first, last_blocks = table[-1]
+            if last_first + last_blocks == block:
+                table[-1] = (last_first, last_blocks + 1)
+            else:
+                table.append((block, 1))
+            block += 1
+            left -= 1
 
     def peek(self, blocks: int) -> BlockRuns:
         """The blocks that the next ``grow`` will take, in order."""
@@ -75,9 +87,8 @@ class BlockPool:
     def release(self, request: RequestId) -> int:
         """Free all blocks of the request. Returns how many."""
         released = 0
-        del self._generations[request]
-        table, free = self._tables.pop(request), self._free
-        for first_block, blocks in reversed(table):
+        free = self._free
+        for first_block, blocks in reversed(self._tables.pop(request).runs):
             free.give_back(first_block, blocks)
             released += blocks
         self.blocks_free += released
@@ -87,7 +98,7 @@ class BlockPool:
         """Free all blocks of a request that may come back: the first ``full_blocks`` hold tokens that it will need
         again. Only with oldest_first."""
         assert isinstance(self._free, OldestFirst), "blocks are kept by oldest_first only"
-        blocks = [block for first, count in self._tables[request] for block in range(first, first + count)]
+        blocks = [block for first, count in self._tables[request].runs for block in range(first, first + count)]
         self.release(request)
         self._free.keep(request, blocks[:full_blocks])
 
@@ -101,17 +112,17 @@ class BlockPool:
         assert request not in self._tables, f"request {request} takes back blocks beside those that it has"
         taken = self._free.take_back(request, blocks)
         self.blocks_free -= blocks
-        self._generations[request] = generation
-        self._tables[request] = list(taken)
+        self._tables[request] = _Table(list(taken), generation)
         return taken
 
     def table(self, request: RequestId) -> BlockRuns:
         """The request's blocks in order of their tokens."""
-        return tuple(self._tables[request])
+        return tuple(self._tables[request].runs)
 
     def generation(self, request: RequestId) -> int:
         """That of the request's blocks here; 0 if it has none."""
-        return self._generations.get(request, 0)
+        table = self._tables.get(request)
+        return table.generation if table is not None else 0
 
     def holds(self, request: RequestId) -> bool:
         """Whether the request has blocks here."""
@@ -119,7 +130,8 @@ class BlockPool:
 
     def blocks_of(self, request: RequestId) -> int:
         """How many blocks the request has here."""
-        return sum([blocks for _, blocks in self._tables.get(request, ())])
+        table = self._tables.get(request)
+        return sum([blocks for _, blocks in table.runs]) if table is not None else 0
 
     def check(self) -> None:
         """Assert the conservation law: every block is free or in one table, exactly once."""
@@ -127,7 +139,7 @@ class BlockPool:
         free_blocks = sum([blocks for _, blocks in free])
         assert free_blocks == self.blocks_free, f"{free_blocks} blocks in the free list, {self.blocks_free} counted"
         next_block = 0
-        for first_block, blocks in sorted(free + [run for table in self._tables.values() for run in table]):
+        for first_block, blocks in sorted(free + [run for table in self._tables.values() for run in table.runs]):
             assert blocks > 0, f"a run of {blocks} blocks at block {first_block}"
             assert first_block == next_block, f"block {min(first_block, next_block)} is owned twice or lost"
             next_block = first_block + blocks

@@ -90,8 +90,8 @@ class ColocatedEngine:
     def release(self, state: RequestState, out: Outbox) -> None:
         """Free the blocks of a request that has finished."""
         self.tokens_outstanding -= state.request.prompt_tokens
-        self._hindsight.freed(self.pool.release(state.request.id))
-        out.put(ReleaseBlocks(self.spec.id, state.request.id))
+        self._hindsight.freed(self.pool.release(state.id))
+        out.put(ReleaseBlocks(self.spec.id, state.id))
 
     def plan(self, out: Outbox) -> list[RequestState]:
         """At a boundary form the next step; during a run of decode steps cut it if a waiting request could join.
@@ -111,7 +111,7 @@ class ColocatedEngine:
         """Assert the conservation laws."""
         self.pool.check()
         for state in (*self.batch, *self._prefilling):
-            assert self.pool.holds(state.request.id), f"request {state.request.id} runs without blocks"
+            assert self.pool.holds(state.id), f"request {state.id} runs without blocks"
 
     def _start_step(self, out: Outbox) -> bool:
         """Form the next step and start it, or a run of them. False if there is nothing to do."""
@@ -131,8 +131,8 @@ class ColocatedEngine:
         cancelled = [state for state in self._to_end if state.phase is not Phase.FINISHED]
         self._to_end.clear()
         for state in cancelled:
-            if state.request.id in self.batch:
-                self.batch.leave(state.request.id)
+            if state.id in self.batch:
+                self.batch.leave(state.id)
                 self.release(state, out)
             elif state in self._prefilling:
                 self._prefilling.remove(state)
@@ -168,13 +168,13 @@ class ColocatedEngine:
         return preempted
 
     def _preempt_last(self, out: Outbox) -> RequestState:
-        state = self._prefilling.pop() if self._prefilling else self.batch.leave(self.batch.last().request.id)
+        state = self._prefilling.pop() if self._prefilling else self.batch.leave(self.batch.last().id)
         if self._keeps:
             computed = state.context_tokens if state.phase is Phase.DECODING else state.computed_tokens
-            self.pool.release_kept(state.request.id, computed // self._block_tokens)
+            self.pool.release_kept(state.id, computed // self._block_tokens)
         else:
-            self.pool.release(state.request.id)
-        out.put(ReleaseBlocks(self.spec.id, state.request.id))
+            self.pool.release(state.id)
+        out.put(ReleaseBlocks(self.spec.id, state.id))
         state.context_tokens = state.tokens_known()
         state.computed_tokens = 0
         state.enter(Phase.WAITING_PREFILL)
@@ -215,7 +215,7 @@ class ColocatedEngine:
 
     def _blocks_kept(self, head: RequestState) -> int:
         """Blocks that a waiting request finds again: not the one of its last token, for which logits are wanted."""
-        kept = self.pool.blocks_kept(head.request.id) if self._keeps else 0
+        kept = self.pool.blocks_kept(head.id) if self._keeps else 0
         return min(kept, (head.context_tokens - 1) // self._block_tokens)
 
     def _first_chunk(self, head: RequestState, kept: int, budget: int) -> tuple[int, int]:
@@ -228,22 +228,22 @@ class ColocatedEngine:
 
     def _take_back(self, head: RequestState, kept: int, out: Outbox) -> None:
         generation = out.next_generation()
-        blocks = self.pool.take_back(head.request.id, kept, generation)
-        out.put(AssignBlocks(self.spec.id, head.request.id, blocks, generation))
+        blocks = self.pool.take_back(head.id, kept, generation)
+        out.put(AssignBlocks(self.spec.id, head.id, blocks, generation))
         head.computed_tokens = kept * self._block_tokens
 
     def _take(
         self, state: RequestState, tokens: int, blocks: int, chunks: list[tuple[RequestState, int]], out: Outbox
     ) -> None:
         if blocks:
-            request = state.request.id
+            request = state.id
             generation = self.pool.generation(request) or out.next_generation()
             out.put(AssignBlocks(self.spec.id, request, self.pool.assign(request, blocks, generation), generation))
         chunks.append((state, tokens))
 
     def _blocks_missing(self, state: RequestState, tokens: int) -> int:
         wanted = blocks_for(state.computed_tokens + tokens, self._block_tokens)
-        return wanted - self.pool.blocks_of(state.request.id)
+        return wanted - self.pool.blocks_of(state.id)
 
     def _admits(self, blocks_needed: int, blocks_free: int) -> bool:
         return admits(blocks_needed, blocks_free, self.spec.watermark_blocks, self.pool.blocks_total)
@@ -264,9 +264,9 @@ class ColocatedEngine:
     def _start_mixed_step(self, chunks: list[tuple[RequestState, int]], out: Outbox) -> None:
         self._chunks = tuple(chunks)
         self._mixed_step = out.next_run()
-        parts = tuple([Chunk(state.request.id, state.computed_tokens, tokens) for state, tokens in chunks])
+        parts = tuple([Chunk(state.id, state.computed_tokens, tokens) for state, tokens in chunks])
         completes = tuple(
-            [state.request.id for state, tokens in chunks if state.computed_tokens + tokens == state.context_tokens]
+            [state.id for state, tokens in chunks if state.computed_tokens + tokens == state.context_tokens]
         )
         spare = self.pool.peek(self.batch.growth_next())
         out.put(RunPrefill(self.spec.id, self._mixed_step, parts, completes, self.batch.ids(), spare))

@@ -41,7 +41,7 @@ class DecodeBatch:
 
     def join(self, state: RequestState) -> None:
         """Add a request whose ``context_tokens`` of KV are in this worker's blocks, at the end of the batch."""
-        request = state.request.id
+        request = state.id
         assert state.generated < state.generated_max, f"request {request} joins at its limit of {state.generated_max}"
         state.joined_step = self.steps_total
         self._members[request] = state
@@ -97,12 +97,14 @@ class DecodeBatch:
         rest = steps % block_tokens
         in_rest = 0  # those of them that grow in the steps beyond whole cycles
         for offset in range(min(steps, block_tokens)):
-            bucket = self._buckets[(first + offset) % block_tokens]
-            if bucket:
-                one_cycle.extend(bucket)
+            for request in self._buckets[(first + offset) % block_tokens]:
+                one_cycle.append(request)  # noqa: PERF402  # they are few: faster than extend
             if offset < rest:
                 in_rest = len(one_cycle)
-        self._pool.grow(one_cycle * (steps // block_tokens) + one_cycle[:in_rest])
+        if steps < block_tokens:
+            self._pool.grow(one_cycle)
+        else:
+            self._pool.grow(one_cycle * (steps // block_tokens) + one_cycle[:in_rest])
 
     def at_limit(self) -> list[RequestId]:
         """Members that have generated as many tokens as they may, lowest id first."""

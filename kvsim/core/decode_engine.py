@@ -46,7 +46,7 @@ class DecodeEngine:
 
     def request_memory(self, state: RequestState, *, first: bool) -> None:
         """Let a request wait for its blocks; ``first``: before all others, since it was preempted."""
-        self._placed[state.request.id] = state.context_tokens
+        self._placed[state.id] = state.context_tokens
         self.tokens_outstanding += state.context_tokens
         if first:
             self._wants_memory.appendleft(state)
@@ -61,7 +61,7 @@ class DecodeEngine:
         """The request will not decode here. Its blocks, if it has any, are freed at the next boundary."""
         self._forget(state)
         if state.reserved:
-            self._to_release.append(state.request.id)
+            self._to_release.append(state.id)
             state.reserved = False
             if state in self._ready:
                 self._ready.remove(state)
@@ -133,9 +133,9 @@ class DecodeEngine:
     def release(self, state: RequestState, out: Outbox) -> None:
         """Free the blocks of a request. Only between runs."""
         self._forget(state)
-        self.pool.release(state.request.id)
+        self.pool.release(state.id)
         state.reserved = False
-        out.put(ReleaseBlocks(self.spec.id, state.request.id))
+        out.put(ReleaseBlocks(self.spec.id, state.id))
 
     def check(self) -> None:
         """Assert the conservation laws."""
@@ -143,10 +143,10 @@ class DecodeEngine:
         self.local.check()
         assert self.tokens_outstanding == sum(self._placed.values()), f"{self.tokens_outstanding} tokens counted"
         for state in (*self.batch, *self._ready):
-            assert self.pool.holds(state.request.id), f"request {state.request.id} decodes without blocks"
+            assert self.pool.holds(state.id), f"request {state.id} decodes without blocks"
 
     def _forget(self, state: RequestState) -> None:
-        self.tokens_outstanding -= self._placed.pop(state.request.id, 0)
+        self.tokens_outstanding -= self._placed.pop(state.id, 0)
 
     def _cut_would_serve(self) -> bool:
         """Whether the next boundary could do something. ``blocks_free`` leaves out the growth of the run in progress,
@@ -171,8 +171,8 @@ class DecodeEngine:
 
     def _leaves(self, state: RequestState) -> bool:
         """Take a request out of the batch, or of the prompts that are computed here. False if it is in neither."""
-        if state.request.id in self.batch:
-            self.batch.leave(state.request.id)
+        if state.id in self.batch:
+            self.batch.leave(state.id)
         elif state in self.local:
             self.local.withdraw(state)
         elif state in self._ready:
@@ -206,7 +206,7 @@ class DecodeEngine:
         preempted = []
         self._join_ready()
         while self.batch.growth_next() > self.pool.blocks_free or (self.evicts and self.batch):
-            state = self.batch.leave(self.batch.last().request.id)
+            state = self.batch.leave(self.batch.last().id)
             self.release(state, out)
             preempted.append(state)
             self._join_ready()
@@ -220,9 +220,9 @@ class DecodeEngine:
             self._wants_memory.popleft()
             needed = blocks_for(head.context_tokens, self._block_tokens)
             generation = out.next_generation()
-            blocks = self.pool.assign(head.request.id, needed, generation)
+            blocks = self.pool.assign(head.id, needed, generation)
             head.reserved = True
-            out.put(AssignBlocks(self.spec.id, head.request.id, blocks, generation))
+            out.put(AssignBlocks(self.spec.id, head.id, blocks, generation))
             if head.mode == "local":
                 head.enter(Phase.WAITING_PREFILL)
                 self.local.enqueue(head)

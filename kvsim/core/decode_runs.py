@@ -4,6 +4,7 @@ Shared by dedicated decode workers and colocated ones. It must not know who join
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from kvsim.core.blocks import BlockPool
 from kvsim.core.decode_batch import DecodeBatch
@@ -11,7 +12,7 @@ from kvsim.core.messages import CutDecode, DecodeAdvanced, RequestId, RunDecode,
 from kvsim.core.outbox import Outbox
 from kvsim.core.request import RequestState
 
-SPARE_BLOCKS_MAX = 64
+SPARE_BLOCKS_MAX: Final = 64
 """Bounds the list of blocks that a run is promised; a longer run gains nothing."""
 
 
@@ -71,7 +72,7 @@ class DecodeRuns:
         limited = self.leave_at_limit()
         going_on = []
         for state in completed:
-            if state.request.id in finished:
+            if state.id in finished:
                 stopped.append(state)
             elif state.generated == state.generated_max:
                 limited.append(state)

@@ -38,17 +38,17 @@ class Fleet:
         self.decode: dict[WorkerId, DecodeEngine] = {}
         self.colocated: dict[WorkerId, ColocatedEngine] = {}
         self._cluster = cluster
-        self._placeable: dict[WorkerId, bool] = {}
+        self._placeable: list[bool] = []  # by worker
         self._leaving: dict[WorkerId, None] = {}
         self._draining: dict[WorkerId, DedicatedRole] = {}  # to which role they are to change
         self._switching: dict[WorkerId, SwitchId] = {}
         self._roles: list[Role] = [spec.role for spec in cluster.workers]
         for spec in cluster.workers:
             self._set_up(spec.id)
-            self._placeable[spec.id] = spec.present
+            self._placeable.append(spec.present)
         disaggregated = bool(self.prefill and self.decode)
         assert bool(self.colocated) != disaggregated, "workers are either all colocated, or prefill and decode workers"
-        self._capacity_tokens = {spec.id: cluster.capacity_tokens(spec.id) for spec in cluster.workers}
+        self._capacity_tokens = [cluster.capacity_tokens(spec.id) for spec in cluster.workers]
         self._decode_turn = self._prefill_turn = 0
         self._touched = Touched(len(cluster.workers))
         entries = self.colocated or self.prefill

@@ -24,26 +24,40 @@ KIND_OF_MODE: dict[ServingMode, TransferKind] = {
 }
 
 
+class _InFlight:
+    """A transfer that has not arrived, or not let go of its source. ``size_bytes``: 0 where links are not watched."""
+
+    __slots__ = ("arrived", "generation", "released", "size_bytes", "source", "state", "target")
+
+    def __init__(
+        self, state: RequestState, source: WorkerId, target: WorkerId, generation: int, size_bytes: int
+    ) -> None:
+        self.state = state
+        self.source = source
+        self.target = target
+        self.generation = generation
+        self.size_bytes = size_bytes
+        self.arrived = False
+        self.released = False
+
+
 class HandOver:
     """Starts transfers and books their reports. A report for a transfer that is not in flight is ignored by its id."""
 
     def __init__(self, cluster: ClusterSpec, links: LinkLoads | None = None) -> None:
         self._kv = cluster.kv
         self._links = links
-        self._sizes_bytes: dict[TransferId, int] = {}  # of those on their way, where links are watched
         self._shapes = [(spec.tensor_parallel, cluster.block_tokens(spec.id)) for spec in cluster.workers]
         self._planners: dict[tuple[int, int, int, int], TransferPlanner] = {}
         self._plans: dict[RequestId, tuple[TransferPlan, BlockRuns, BlockRuns]] = {}
-        self._arriving: dict[TransferId, RequestState] = {}
-        self._unreleased: dict[TransferId, RequestState] = {}
-        self._ends: dict[TransferId, tuple[WorkerId, WorkerId, int]] = {}  # source, target, generation; while in flight
+        self._in_flight: dict[TransferId, _InFlight] = {}
 
     def start(
         self, state: RequestState, layers: int, blocks: tuple[BlockRuns, BlockRuns], generation: int, out: Outbox
     ) -> None:
         """Move the next ``layers`` layers of the request from its ``blocks`` (source, target), the source's being of
         this ``generation``."""
-        request = state.request.id
+        request = state.id
         source, target = state.prefill_side(), state.decode_side()
         if request not in self._plans:
             self._plans[request] = (self._planner(source, target).plan(*blocks), *blocks)
@@ -62,10 +76,9 @@ class HandOver:
         transfer = out.next_transfer()
         state.transfer = transfer
         state.transfers_unreleased += 1
-        self._arriving[transfer] = self._unreleased[transfer] = state
-        self._ends[transfer] = source, target, generation
-        if self._links is not None:
-            self._sizes_bytes[transfer] = plan.size_bytes(layers)
+        size_bytes = plan.size_bytes(layers)
+        watched_bytes = size_bytes if self._links is not None else 0
+        self._in_flight[transfer] = _InFlight(state, source, target, generation, watched_bytes)
         out.put(
             StartTransfer(
                 transfer,
@@ -77,7 +90,7 @@ class HandOver:
                 target_blocks,
                 first_layer,
                 layers,
-                plan.size_bytes(layers),
+                size_bytes,
                 operations,
                 last,
                 generation,
@@ -87,56 +100,54 @@ class HandOver:
 
     def carried_by(self, transfer: TransferId) -> RequestState | None:
         """The request that a transfer in flight belongs to."""
-        return self._arriving.get(transfer) or self._unreleased.get(transfer)
+        flight = self._in_flight.get(transfer)
+        return flight.state if flight is not None else None
 
     def arrived(self, transfer: TransferId, generation: int) -> tuple[RequestState | None, bool]:
         """The target may read what the transfer carried, from blocks of this ``generation``. Returns its request, and
         whether that is the request's KV. If it is not, its layers have to be moved again."""
-        state = self._arriving.pop(transfer, None)
-        if state is None:
+        flight = self._in_flight.get(transfer)
+        if flight is None or flight.arrived:
             return None, False
-        fresh = generation == self._ends[transfer][2]
+        flight.arrived = True
+        state, fresh = flight.state, generation == flight.generation
         if fresh:
             state.layers_arrived = state.layers_started
             if self._links is not None:
-                self._links.moved(state.request.id, self._sizes_bytes[transfer])
+                self._links.moved(state.id, flight.size_bytes)
         else:
             state.layers_started = state.layers_arrived
-            self._drop_plan(state.request.id)
-        self._sizes_bytes.pop(transfer, None)
+            self._drop_plan(state.id)
         state.transfer = None
-        self._close(transfer)
+        if flight.released:
+            del self._in_flight[transfer]
         return state, fresh
 
     def released(self, transfer: TransferId) -> RequestState | None:
         """Nobody reads the source blocks of this transfer any more. Returns its request."""
-        state = self._unreleased.pop(transfer, None)
-        if state is not None:
-            state.transfers_unreleased -= 1
-            self._close(transfer)
-        return state
+        flight = self._in_flight.get(transfer)
+        if flight is None or flight.released:
+            return None
+        self._release(transfer, flight)
+        return flight.state
 
     def failed(self, transfer: TransferId) -> tuple[RequestState | None, bool]:
         """The transfer has ended without success: its request, and whether its layers have to be moved again. They
         need not if the target had them already and only word to the source was lost."""
-        arriving, unreleased = self._arriving.pop(transfer, None), self._unreleased.pop(transfer, None)
-        state = arriving or unreleased
-        if state is not None:
-            del self._ends[transfer]
-        if unreleased is not None:
-            unreleased.transfers_unreleased -= 1
-        if arriving is not None:
-            arriving.layers_started = arriving.layers_arrived
-            arriving.transfer = None
-            self._sizes_bytes.pop(transfer, None)
-        return state, arriving is not None
+        flight = self._in_flight.pop(transfer, None)
+        if flight is None:
+            return None, False
+        state = flight.state
+        if not flight.released:
+            state.transfers_unreleased -= 1
+        if not flight.arrived:
+            state.layers_started = state.layers_arrived
+            state.transfer = None
+        return state, not flight.arrived
 
     def drop(self, state: RequestState, worker: WorkerId) -> bool:
         """Forget the transfers of the request from or to a worker that is gone. False if there are none."""
-        mine = [transfer for transfer, other in self._unreleased.items() if other is state]
-        if state.transfer is not None and state.transfer not in mine:
-            mine.append(state.transfer)
-        gone = [transfer for transfer in mine if worker in self._ends[transfer][:2]]
+        gone = [transfer for transfer, flight in self._of(state) if worker in (flight.source, flight.target)]
         for transfer in gone:
             self.failed(transfer)
         return bool(gone)
@@ -144,23 +155,26 @@ class HandOver:
     def let_go(self, state: RequestState) -> None:
         """The source blocks are waited for no more. A transfer that still reads them will find another generation, and
         its report will say so; one that has arrived reads them no more."""
-        for transfer in [transfer for transfer, other in self._unreleased.items() if other is state]:
-            del self._unreleased[transfer]
-            self._close(transfer)
-        state.transfers_unreleased = 0
+        for transfer, flight in self._of(state):
+            if not flight.released:
+                self._release(transfer, flight)
 
-    def _close(self, transfer: TransferId) -> None:
-        """Forget the ends of a transfer that has arrived and is released."""
-        if transfer not in self._arriving and transfer not in self._unreleased:
-            del self._ends[transfer]
+    def _of(self, state: RequestState) -> list[tuple[TransferId, _InFlight]]:
+        return [(transfer, flight) for transfer, flight in self._in_flight.items() if flight.state is state]
+
+    def _release(self, transfer: TransferId, flight: _InFlight) -> None:
+        flight.released = True
+        flight.state.transfers_unreleased -= 1
+        if flight.arrived:
+            del self._in_flight[transfer]
 
     def involves(self, worker: WorkerId) -> bool:
         """Whether a transfer from or to this worker is in flight."""
-        return any(worker in ends for ends in self._ends.values())
+        return any(worker in ends for ends in self.ends())
 
     def begin_anew(self, state: RequestState) -> None:
         """The layers that are ready go to another target, from the first one on."""
-        self._drop_plan(state.request.id)
+        self._drop_plan(state.id)
         state.layers_started = state.layers_arrived = 0
         state.transfer_failures = state.transfer_path = 0
 
@@ -174,7 +188,7 @@ class HandOver:
 
     def forget(self, state: RequestState) -> None:
         """The request's hand-over is over or begins anew."""
-        self._drop_plan(state.request.id)
+        self._drop_plan(state.id)
         state.layers_ready = state.layers_started = state.layers_arrived = 0
         state.transfer_failures = state.transfer_path = 0
 
@@ -186,20 +200,22 @@ class HandOver:
     def _planner(self, source: WorkerId, target: WorkerId) -> TransferPlanner:
         (source_tp, source_tokens), (target_tp, target_tokens) = self._shapes[source], self._shapes[target]
         shapes = source_tp, target_tp, source_tokens, target_tokens
-        if shapes not in self._planners:
-            self._planners[shapes] = TransferPlanner(self._kv, *shapes)
-        return self._planners[shapes]
+        planner = self._planners.get(shapes)
+        if planner is None:
+            planner = self._planners[shapes] = TransferPlanner(self._kv, *shapes)
+        return planner
 
     def ends(self) -> list[tuple[WorkerId, WorkerId]]:
         """Source and target of every transfer in flight."""
-        return [(source, target) for source, target, _ in self._ends.values()]
+        return [(flight.source, flight.target) for flight in self._in_flight.values()]
 
     def check(self) -> None:
         """Assert that at most one transfer of a request is in flight and that the counts agree."""
-        for transfer, state in self._arriving.items():
-            assert state.transfer == transfer, f"request {state.request.id}: transfers {transfer} and {state.transfer}"
-        for state in self._unreleased.values():
-            count = sum(1 for other in self._unreleased.values() if other is state)
-            assert count == state.transfers_unreleased, f"request {state.request.id}: {count} transfers not released"
+        for transfer, flight in self._in_flight.items():
+            state = flight.state
+            assert not (flight.arrived and flight.released), f"transfer {transfer} is over"
+            assert flight.arrived or state.transfer == transfer, f"request {state.id}: {transfer} and {state.transfer}"
+            count = sum(1 for _, other in self._of(state) if not other.released)
+            assert count == state.transfers_unreleased, f"request {state.id}: {count} transfers not released"
         if self._links is not None:
             self._links.check()

@@ -41,7 +41,7 @@ class LocalPrefill:
 
     def withdraw(self, state: RequestState) -> None:
         """A prompt is not to be computed any further. Not while a step computes it."""
-        assert all(other is not state for other, _ in self._chunks), f"request {state.request.id} is being computed"
+        assert all(other is not state for other, _ in self._chunks), f"request {state.id} is being computed"
         self._prompts.remove(state)
         self.tokens_left -= state.context_tokens - state.computed_tokens
 
@@ -52,10 +52,8 @@ class LocalPrefill:
         if not chunks:
             return False
         self._chunks, self.run = tuple(chunks), out.next_run()
-        parts = tuple([Chunk(state.request.id, state.computed_tokens, tokens) for state, tokens in chunks])
-        completes = [
-            state.request.id for state, tokens in chunks if state.computed_tokens + tokens == state.context_tokens
-        ]
+        parts = tuple([Chunk(state.id, state.computed_tokens, tokens) for state, tokens in chunks])
+        completes = [state.id for state, tokens in chunks if state.computed_tokens + tokens == state.context_tokens]
         for state, _ in chunks:
             if state.phase is Phase.WAITING_PREFILL:
                 state.enter(Phase.PREFILLING)

@@ -6,7 +6,7 @@ list of ``(now_ns, events, commands)`` that can be stored, compared and replayed
 It must not know what a simulator or a GPU is. Nothing here carries an instant: ``now_ns`` is given beside it.
 """
 
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -48,7 +48,7 @@ __all__ = [  # what this module gives on; what it defines is public as well
     "WorkerLost",
 ]
 
-FEMTOSECONDS_PER_NS = 1_000_000
+FEMTOSECONDS_PER_NS: Final = 1_000_000
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):

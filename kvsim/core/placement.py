@@ -4,12 +4,13 @@ They must not know what a worker is; they see its id and its load.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from kvsim.core.cluster import DecodePlacement
 from kvsim.core.messages import WorkerId
 
-LOAD_SCALE = 1_000_000
-NEAR = 2
+LOAD_SCALE: Final = 1_000_000
+NEAR: Final = 2
 
 
 def relative_load(outstanding_tokens: int, capacity_tokens: int) -> int:

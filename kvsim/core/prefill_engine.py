@@ -69,7 +69,7 @@ class PrefillEngine:
         self._running = tuple([self._waiting.popleft() for _ in range(count)])
         chunks = []
         for state in self._running:
-            request = state.request.id
+            request = state.id
             state.enter(Phase.PREFILLING)
             generation = out.next_generation()
             blocks = self.pool.assign(request, blocks_for(state.context_tokens, self._block_tokens), generation)
@@ -94,8 +94,8 @@ class PrefillEngine:
 
     def release(self, state: RequestState, out: Outbox) -> None:
         """Free the blocks of a request whose KV has been fetched."""
-        self.pool.release(state.request.id)
-        out.put(ReleaseBlocks(self.spec.id, state.request.id))
+        self.pool.release(state.id)
+        out.put(ReleaseBlocks(self.spec.id, state.id))
 
     def check(self) -> None:
         """Assert the conservation laws."""
@@ -103,4 +103,4 @@ class PrefillEngine:
         tokens = sum(state.context_tokens for state in (*self._waiting, *self._running))
         assert tokens == self.tokens_outstanding, f"{tokens} tokens queued, {self.tokens_outstanding} counted"
         for state in self._running:
-            assert self.pool.holds(state.request.id), f"request {state.request.id} runs without blocks"
+            assert self.pool.holds(state.id), f"request {state.id} runs without blocks"

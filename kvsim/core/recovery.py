@@ -75,8 +75,8 @@ class Recovery:
         """A colocated worker had everything of this request."""
         if state.phase is Phase.FINISHED:
             return
-        if state.request.id in _batch_of(engine):
-            _batch_of(engine).leave(state.request.id)
+        if state.id in _batch_of(engine):
+            _batch_of(engine).leave(state.id)
         state.prefill_worker = None
         state.computed_tokens = 0
         state.restarts += 1
@@ -105,8 +105,8 @@ class Recovery:
 
     def _lost_target(self, state: RequestState, engine: Engine) -> None:
         """The decode worker of this request is gone. ``engine`` knows how far it had come there."""
-        if state.request.id in _batch_of(engine):
-            _batch_of(engine).leave(state.request.id)
+        if state.id in _batch_of(engine):
+            _batch_of(engine).leave(state.id)
         state.decode_worker = None
         state.reserved = False
         if state.mode == "local" and state.phase in (Phase.WAITING_PREFILL, Phase.PREFILLING):

@@ -36,7 +36,7 @@ class Relocation:
             waiting = [state for engine in self._fleet.prefill.values() for state in engine.take_waiting()]
         else:
             waiting = [state for engine in self._fleet.decode.values() for state in engine.take_waiting()]
-        waiting.sort(key=lambda state: state.request.id)
+        waiting.sort(key=lambda state: state.id)
         first = [state for state in waiting if state.goes_first()]
         for state in (*reversed(first), *[state for state in waiting if not state.goes_first()]):
             if role == "prefill":
@@ -58,7 +58,7 @@ class Relocation:
         worker, which may be the one that is to become one, would never get free."""
         for state in list(self._life.homeless_decode.values()):
             if state.prefill_worker == worker and state.phase is Phase.WAITING_MEMORY:
-                del self._life.homeless_decode[state.request.id]
+                del self._life.homeless_decode[state.id]
                 state.restarts += 1
                 self._life.leave_source(state)
 

@@ -5,6 +5,7 @@ the table. This module must not decide anything.
 """
 
 from enum import Enum
+from typing import Final
 
 from kvsim.core.messages import Request, ServingMode, TransferId, WorkerId
 
@@ -24,7 +25,7 @@ class Phase(Enum):
     __hash__ = object.__hash__  # by identity: hashing its name costs more than the rest of a look-up
 
 
-NEXT_PHASES: dict[Phase, tuple[Phase, ...]] = {
+NEXT_PHASES: Final[dict[Phase, tuple[Phase, ...]]] = {
     Phase.ARRIVED: (Phase.WAITING_MEMORY, Phase.WAITING_PREFILL),
     # push asks for decode memory before the prefill, pull after it; to compute locally takes decode memory first
     Phase.WAITING_MEMORY: (Phase.WAITING_PREFILL, Phase.TRANSFERRING, Phase.FINISHED),
@@ -90,6 +91,7 @@ class RequestState:
         self, request: Request, phase: Phase, generated_max: int, context_tokens: int = 0, mode: ServingMode = "pull"
     ) -> None:
         self.request = request
+        self.id = request.id
         self.phase = phase
         self.generated_max = generated_max
         self.context_tokens = context_tokens
@@ -110,15 +112,15 @@ class RequestState:
 
     def prefill_side(self) -> WorkerId:
         """The prefill worker of a request that must have one by now."""
-        assert self.prefill_worker is not None, f"request {self.request.id} is {self.phase.value}, by no prefill worker"
+        assert self.prefill_worker is not None, f"request {self.id} is {self.phase.value}, by no prefill worker"
         return self.prefill_worker
 
     def decode_side(self) -> WorkerId:
         """The decode worker of a request that must have one by now."""
-        assert self.decode_worker is not None, f"request {self.request.id} is {self.phase.value}, by no decode worker"
+        assert self.decode_worker is not None, f"request {self.id} is {self.phase.value}, by no decode worker"
         return self.decode_worker
 
     def enter(self, phase: Phase) -> None:
         """Change the phase, as the table allows."""
-        assert phase in NEXT_PHASES[self.phase], f"request {self.request.id}: {self.phase.value} -> {phase.value}"
+        assert phase in NEXT_PHASES[self.phase], f"request {self.id}: {self.phase.value} -> {phase.value}"
         self.phase = phase

@@ -93,7 +93,7 @@ class RequestLife:
         worker = state.prefill_worker
         if worker is None:
             if self._chooser is None or not self._compute_locally(state):
-                self.homeless_prefill[state.request.id] = state
+                self.homeless_prefill[state.id] = state
             return
         if self._fleet.colocated:
             room_tokens = self._fleet.room_tokens(worker, state.request.prompt_tokens)
@@ -118,7 +118,7 @@ class RequestLife:
     def keep(self, state: RequestState) -> None:
         """The whole KV is at its source and somebody wants it: as long as it has a lease."""
         if state.layers_ready and state.phase in (Phase.WAITING_MEMORY, Phase.TRANSFERRING):
-            self.leases.grant(state.request.id)
+            self.leases.grant(state.id)
 
     def seek_target(self, state: RequestState) -> None:
         """The whole KV waits at the source for decode memory. Not so with push, where others hold decode memory while
@@ -138,14 +138,14 @@ class RequestLife:
 
     def request_memory(self, state: RequestState, avoid: WorkerId | None = None) -> None:
         """Ask a decode worker for the blocks of the context; rather not ``avoid``."""
-        assert state.decode_worker is None, f"request {state.request.id} asks twice"
+        assert state.decode_worker is None, f"request {state.id} asks twice"
         waits_first = state.phase is Phase.WAITING_MEMORY and not state.layers_ready  # its source is not chosen yet
         worker = self._fleet.place_decode(state, None if waits_first else state.prefill_worker, avoid)
         if worker is None:
             # nobody's turn comes sooner if its KV is given up; the lease stays for a transfer whose end was not heard
             if not state.transfers_unreleased:
-                self.leases.drop(state.request.id)
-            self.homeless_decode[state.request.id] = state
+                self.leases.drop(state.id)
+            self.homeless_decode[state.id] = state
         else:
             self._ask(state, worker)
 
@@ -173,7 +173,7 @@ class RequestLife:
         if layers:
             source = self._fleet.prefill[state.prefill_side()].pool
             target = self._fleet.decode[state.decode_side()].pool
-            request = state.request.id
+            request = state.id
             blocks = source.table(request), target.table(request)
             self._handover.start(state, layers, blocks, source.generation(request), self._out)
             self.keep(state)
@@ -209,7 +209,7 @@ class RequestLife:
         """The KV is nowhere any more: the prompt and what has been generated are prefilled again."""
         state.awaits_source = False
         state.context_tokens = state.tokens_known()
-        self.leases.drop(state.request.id)
+        self.leases.drop(state.id)
         self._handover.forget(state)
         if state.cancelled:
             self.finish(state, "cancelled")
@@ -218,7 +218,7 @@ class RequestLife:
 
     def leave_decode_worker(self, state: RequestState) -> None:
         """The request will not decode where it was to: give back what it has there."""
-        self.homeless_decode.pop(state.request.id, None)
+        self.homeless_decode.pop(state.id, None)
         if state.decode_worker is not None:
             self._fleet.decode[state.decode_worker].withdraw(state)
             self._fleet.touch(state.decode_worker)
@@ -260,7 +260,7 @@ class RequestLife:
 
     def withdraw_from_prefill(self, state: RequestState) -> None:
         """Leave the queue; whoever waits behind it may be served now."""
-        self.homeless_prefill.pop(state.request.id, None)
+        self.homeless_prefill.pop(state.id, None)
         if state.mode == "local" and state.reserved:
             self._fleet.decode[state.decode_side()].local.withdraw(state)
             return
@@ -274,14 +274,14 @@ class RequestLife:
 
     def finish(self, state: RequestState, why: FinishReason) -> None:
         """Nothing more comes for this request; it is forgotten once no transfer touches its blocks."""
-        self._out.put(FinishRequest(state.request.id, why))
+        self._out.put(FinishRequest(state.id, why))
         state.enter(Phase.FINISHED)
         if self._chooser is not None:
             self._chooser.ended(state)
         if state.transfer is not None:
             self._out.put(StopTransfer(state.transfer))
         if not self._handover.is_quiet(state):
-            self.leases.grant(state.request.id)  # the ends of its transfers are waited for no longer than that
+            self.leases.grant(state.id)  # the ends of its transfers are waited for no longer than that
         self.forget_if_quiet(state)
 
     def forget_if_quiet(self, state: RequestState) -> None:
@@ -289,27 +289,27 @@ class RequestLife:
         if not self._handover.is_quiet(state):
             return
         if self._fleet.colocated:
-            del self.states[state.request.id]
+            del self.states[state.id]
             return
         if state.prefill_worker is not None:
             self.release_source(state)
         self.leave_decode_worker(state)
         self._handover.forget(state)
-        self.leases.drop(state.request.id)
-        del self.states[state.request.id]
+        self.leases.drop(state.id)
+        del self.states[state.id]
 
     def has_source(self, state: RequestState) -> bool:
         """Whether the prefill worker still holds the KV."""
         worker = state.prefill_worker
-        return worker is not None and self._fleet.prefill[worker].pool.holds(state.request.id)
+        return worker is not None and self._fleet.prefill[worker].pool.holds(state.id)
 
     def release_source(self, state: RequestState) -> None:
         """Free the blocks on the prefill side, if there are any."""
         if state.prefill_worker is None:
             return
         if state.transfer is None:
-            self.leases.drop(state.request.id)
+            self.leases.drop(state.id)
         engine = self._fleet.prefill[state.prefill_side()]
-        if engine.pool.holds(state.request.id):
+        if engine.pool.holds(state.id):
             engine.release(state, self._out)
             self._fleet.touch(state.prefill_side())

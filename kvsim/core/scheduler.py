@@ -163,8 +163,8 @@ class Scheduler:
         """Assert that no request holds blocks, and no KV moves, where rules forbid it."""
         for state in self._life.states.values():
             for engine in self._fleet.engines():
-                permitted = rules.may_serve(state.request, engine.spec.id) or not engine.pool.holds(state.request.id)
-                assert permitted, f"request {state.request.id} has blocks on worker {engine.spec.id}"
+                permitted = rules.may_serve(state.request, engine.spec.id) or not engine.pool.holds(state.id)
+                assert permitted, f"request {state.id} has blocks on worker {engine.spec.id}"
         for source, target in self._handover.ends():
             assert rules.may_move(source, target), f"KV moves from worker {source} to {target}"
 
@@ -205,7 +205,7 @@ class Scheduler:
                     state.first_token_ns = self._now_ns
                 state.generated += 1
                 state.layers_ready = self._layers
-                if state.request.id in event.finished:
+                if state.id in event.finished:
                     self._life.finish(state, "stop")
                 elif state.generated == state.generated_max:
                     self._life.finish(state, "length")
@@ -258,7 +258,7 @@ class Scheduler:
         elif state.layers_arrived == self._layers:
             state.climb_down()
             if not self._life.has_source(state):
-                self._life.leases.drop(state.request.id)
+                self._life.leases.drop(state.id)
             state.enter(Phase.WAITING_DECODE)
             self._fleet.decode[state.decode_side()].make_ready(state)
             self._fleet.touch(state.decode_side())
@@ -284,7 +284,7 @@ class Scheduler:
         decode = self._fleet.decode.get(event.worker)
         waiting = () if decode is None else decode.waiting()
         for state in (*[state for state in carried if state is not None], *waiting):
-            self._life.leases.renew(state.request.id)
+            self._life.leases.renew(state.id)
 
     # --- workers come and go ------------------------------------------------------------------------------------------
 

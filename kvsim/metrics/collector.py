@@ -5,7 +5,7 @@ from all requests at once (``kvsim.metrics.derive``). It must not know who carri
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from kvsim.core.block_runs import count_blocks
 from kvsim.core.cluster import ClusterSpec
@@ -36,7 +36,7 @@ from kvsim.metrics.mishaps import TRANSFER_CUT, TRANSFER_FAILED, TRANSFER_STALE,
 from kvsim.metrics.role_log import ROLE_MESSAGES, RoleLog
 from kvsim.metrics.unnoted import UNNOTED
 
-PACK_CALLS = 1 << 13
+PACK_CALLS: Final = 1 << 13
 """How often full logs are looked for."""
 
 

@@ -4,7 +4,7 @@ Instants are integer ns, and ``MISSING`` where a thing did not happen. These val
 record becomes columns is ``kvsim.metrics.collector``'s and ``kvsim.metrics.derive``'s business.
 """
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -25,7 +25,7 @@ FirstToken: TypeAlias = Literal["prefill", "decode"]
 """Who sends the first token to the client: the prefill worker when it has it, or the decode worker, which has it when
 the last transfer is done."""
 
-MISSING = -1
+MISSING: Final = -1
 NS_PER_S = 1_000_000_000
 FINISH_REASONS: tuple[FinishReason, ...] = (
     "stop",

@@ -7,10 +7,10 @@ must not know files (``kvsim.profile.layer_folder``).
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvsim.core.integers import div_ceil
 from kvsim.profile.layer_folder import read_layer_folder
 from kvsim.profile.product_shapes import product_shapes
 from kvsim.sim.hardware import ModelShape
-from kvsim.units import div_ceil
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,8 +4,8 @@ As ``kvsim.sim.compute`` has them: where a dimension does not divide evenly, the
 tables.
 """
 
+from kvsim.core.integers import div_ceil
 from kvsim.sim.hardware import ModelShape
-from kvsim.units import div_ceil
 
 
 def product_shapes(model: ModelShape, ranks: int) -> dict[str, tuple[int, int]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvsim.core.integers import div_ceil
 from kvsim.errors import KvsimError
 from kvsim.profile.fit import FittedSteps, fit_steps
 from kvsim.profile.fit_kernels import chosen
@@ -20,7 +21,6 @@ from kvsim.profile.points import StepPoint
 from kvsim.profile.product_shapes import product_shapes
 from kvsim.sim.compute import StepModel
 from kvsim.sim.hardware import GpuSpec, ModelShape
-from kvsim.units import div_ceil
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,8 +6,8 @@ of them decides how many blocks a worker has. It must not know scenario files.
 
 from typing import NamedTuple
 
+from kvsim.core.integers import div_ceil
 from kvsim.sim.hardware import ModelShape
-from kvsim.units import div_ceil
 
 LOGIT_BYTES = 32.0
 """What an engine's sampler takes at its peak for each of requests x vocabulary logits (copies, sorted values and their

@@ -1,15 +1,14 @@
-"""Simulated time: SimPy's environment and queue, with waits that cost little.
+"""Simulated time: an environment of SimPy, with waits that cost little.
 
-The simulator waits by callbacks instead of generator processes and steps through SimPy's queue itself, both for speed:
-an event of SimPy also keeps a list of callbacks, a value and a delay that nobody here reads. Entries have SimPy's form,
-so processes and events of SimPy in the same environment take their turn among the callbacks.
+The simulator waits by callbacks instead of generator processes, in a heap of its own, both for speed: an event of SimPy
+also keeps a list of callbacks, a value and a delay that nobody here reads, and SimPy's heap compares tuples, where two
+fields do. Processes and events of SimPy in ``env`` take their turn among the callbacks, as if all were in one queue.
 
 A wait cannot be taken back, so whoever may change his mind checks on waking that it still counts.
 """
 
 from collections.abc import Callable
-from heapq import heappop, heappush
-from typing import Any
+from typing import Any, final
 
 import simpy
 from simpy.core import EmptySchedule
@@ -17,11 +16,20 @@ from simpy.events import NORMAL
 
 
 class Wake:
-    """What happens when a wait is over: ``act``. ``call_after`` makes one of any callback."""
+    """What happens when a wait is over: ``act``. It waits for one instant at a time, ``at_ns``; ``number`` says where
+    it stands among those of the same instant."""
+
+    at_ns: int = 0
+    number: int = 0
 
     def act(self) -> None:
         """Called once, at its instant."""
         raise NotImplementedError
+
+    @final
+    def comes_before(self, other: "Wake") -> bool:
+        """Whether this one acts first."""
+        return self.at_ns < other.at_ns or (self.at_ns == other.at_ns and self.number < other.number)
 
 
 class _Call(Wake):
@@ -36,18 +44,24 @@ class Clock:
     """``now_ns`` is the simulated instant. Callbacks of one instant come in the order in which they were asked for."""
 
     def __init__(self) -> None:
-        self.env = simpy.Environment()
         self.now_ns = 0
+        self.env: simpy.Environment = _Environment(self)
         environment: Any = self.env
-        self._environment = environment
-        self._queue: list[tuple[int, int, int, object]] = environment._queue
-        self._numbers = environment._eid  # SimPy's own: what is due at the same time comes in the order of these
-        self._normal = int(NORMAL)
+        self._others: list[tuple[int, int, int, object]] = environment._queue  # what SimPy itself is to do
+        self._wakes: list[Wake] = []  # a heap
+        self._numbers = 0
+
+    def next_number(self) -> int:
+        """Every wait has another one, SimPy's as well: what is due at the same time comes in their order."""
+        self._numbers += 1
+        return self._numbers
 
     def wake_after(self, delay_ns: int, wake: Wake) -> None:
         """Let it act once, ``delay_ns`` from now."""
         assert delay_ns >= 0, f"a wait of {delay_ns} ns"
-        heappush(self._queue, (self.now_ns + delay_ns, self._normal, next(self._numbers), wake))
+        wake.at_ns = self.now_ns + delay_ns
+        wake.number = self.next_number()
+        _push(self._wakes, wake)
 
     def call_after(self, delay_ns: int, action: Callable[[], None]) -> None:
         """Call ``action`` once, ``delay_ns`` from now."""
@@ -55,30 +69,85 @@ class Clock:
 
     def step(self) -> None:
         """Do what is due next; then it is that instant. Raises EmptySchedule if nothing is due any more."""
-        queue = self._queue
-        if not queue:
-            raise EmptySchedule
-        at_ns, _, _, due = queue[0]
-        self.now_ns = at_ns
-        if isinstance(due, Wake):
-            heappop(queue)
-            self._environment._now = at_ns
-            due.act()
-        else:
+        if self._others and self._simpy_comes_first():
             self.env.step()
+        elif self._wakes:
+            wake = _pop(self._wakes)
+            self.now_ns = wake.at_ns
+            wake.act()
+        else:
+            raise EmptySchedule
 
     def run(self) -> None:
         """Step until nothing is due any more."""
-        while self._queue:
+        while not self.is_empty:
             self.step()
 
     @property
     def instant_is_over(self) -> bool:
         """Whether nothing more is due at this instant."""
-        queue = self._queue
-        return not queue or queue[0][0] > self.now_ns
+        if self._others and self._others[0][0] == self.now_ns:
+            return False
+        return not self._wakes or self._wakes[0].at_ns > self.now_ns
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is due any more."""
-        return not self._queue
+        return not self._wakes and not self._others
+
+    def _simpy_comes_first(self) -> bool:
+        """Whether what SimPy is to do next comes before the next wake, by its rule: time, priority, number."""
+        if not self._wakes:
+            return True
+        first = self._wakes[0]
+        return self._others[0][:3] < (first.at_ns, int(NORMAL), first.number)
+
+
+def _push(heap: list[Wake], wake: Wake) -> None:
+    """``heapq.heappush``, which would call ``__lt__`` through Python, by names."""
+    place = len(heap)
+    heap.append(wake)
+    while place:
+        parent = (place - 1) // 2
+        above = heap[parent]
+        if not wake.comes_before(above):
+            break
+        heap[place] = above
+        place = parent
+    heap[place] = wake
+
+
+def _pop(heap: list[Wake]) -> Wake:
+    """``heapq.heappop``."""
+    last = heap.pop()
+    if not heap:
+        return last
+    first, place, child = heap[0], 0, 1
+    while child < len(heap):
+        below = heap[child]
+        if child + 1 < len(heap) and heap[child + 1].comes_before(below):
+            child += 1
+            below = heap[child]
+        if not below.comes_before(last):
+            break
+        heap[place] = below
+        place, child = child, 2 * child + 1
+    heap[place] = last
+    return first
+
+
+class _Environment(simpy.Environment):
+    """One whose instant is that of a clock, as are the numbers that it gives."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        super().__init__()
+        self._eid = iter(clock.next_number, None)  # type: ignore[assignment]  # SimPy only asks for the next
+
+    @property
+    def _now(self) -> int:
+        return self._clock.now_ns
+
+    @_now.setter
+    def _now(self, at_ns: int) -> None:
+        self._clock.now_ns = at_ns

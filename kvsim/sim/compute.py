@@ -9,16 +9,17 @@ nanoseconds are the floor of the sum of those. It must not know requests, blocks
 """
 
 from collections.abc import Sequence
+from typing import Final
 
+from kvsim.core.integers import div_ceil
 from kvsim.core.messages import FEMTOSECONDS_PER_NS
 from kvsim.sim.collectives import all_reduce_s, measured_bytes, ring_bytes
 from kvsim.sim.hardware import GpuSpec, ModelShape
 from kvsim.sim.kernels import GemmLaw, attention_pair_s, decode_tile_pairs, kv_read_s, overlapped_s, prompt_pairs
 from kvsim.sim.measured import Asked
 from kvsim.sim.step_times import UNBOUNDED
-from kvsim.units import div_ceil
 
-_FEMTOSECONDS_PER_S = 10**15
+_FEMTOSECONDS_PER_S: Final = 10**15
 
 
 class StepCosts:
@@ -81,6 +82,8 @@ class StepModel:
         self._model = model
         self._gpu = gpu
         self._ranks = tensor_parallel
+        self._layers, self._hidden, self._experts = model.layers, model.hidden, model.experts
+        self._dtype_bytes, self._kv_dtype_bytes = model.dtype_bytes, model.kv_dtype_bytes
         self._heads = model.heads // tensor_parallel
         self._kv_heads = div_ceil(model.kv_heads, tensor_parallel)
         self._query_width = self._heads * model.head_dim
@@ -153,23 +156,23 @@ class StepModel:
         """
         tokens = sum([chunk_tokens for _, chunk_tokens in chunks]) + decode_requests
         assert tokens > 0, "a step without tokens"
-        gpu, model, layers = self._gpu, self._model, self._model.layers
+        gpu, layers, hidden = self._gpu, self._layers, self._hidden
         engine, requests = gpu.engine, len(chunks) + decode_requests
         # Embedding: one row is read and one written per token.
-        embedding_s = 2 * tokens * model.hidden * model.dtype_bytes / self._memory_bytes_per_s
+        embedding_s = 2 * tokens * hidden * self._dtype_bytes / self._memory_bytes_per_s
         attention_s = gpu.kernels.attention_latency_ns / 1e9  # one call, for prompts and decodes
         prompt_s = layers * self._prompt_attention_s(chunks)
         decode_s = layers * decode_requests * self._decode_tiles_s
         costs = StepCosts(
-            qkv_s=layers * self._gemm.seconds(tokens, model.hidden, self._query_width + 2 * self._kv_width),
-            attention_output_s=layers * self._gemm.seconds(tokens, self._query_width, model.hidden),
-            router_s=layers * self._gemm.seconds(tokens, model.hidden, model.experts) if model.experts > 1 else 0.0,
+            qkv_s=layers * self._gemm.seconds(tokens, hidden, self._query_width + 2 * self._kv_width),
+            attention_output_s=layers * self._gemm.seconds(tokens, self._query_width, hidden),
+            router_s=layers * self._gemm.seconds(tokens, hidden, self._experts) if self._experts > 1 else 0.0,
             mlp_s=layers * self._mlp_s(tokens),
             prompt_attention_s=prompt_s + layers * attention_s if chunks else 0.0,
             decode_attention_s=decode_s if chunks else decode_s + layers * attention_s,
             activations_s=layers * tokens * self._activation_bytes / self._memory_bytes_per_s,
             embedding_s=embedding_s,
-            lm_head_s=self._gemm.seconds(requests, model.hidden, self._vocabulary),
+            lm_head_s=self._gemm.seconds(requests, hidden, self._vocabulary),
             collectives_s=layers * 2 * self._all_reduce_s(tokens),
             overhead_s=layers * gpu.launch_ns / 1e9,
         )
@@ -194,11 +197,11 @@ class StepModel:
         """Attention of one layer over chunks of prompts, all in one call."""
         if not chunks:
             return 0.0
-        gpu, model = self._gpu, self._model
+        gpu = self._gpu
         pairs, longest = prompt_pairs(gpu.kernels, self._heads, self._kv_heads, chunks)
         compute_s = max(pairs, longest) * self._pair_s
         kv_tokens = sum([start + tokens for start, tokens in chunks])
-        memory_s = kv_read_s(gpu, self._kv_width, model.kv_dtype_bytes, kv_tokens)
+        memory_s = kv_read_s(gpu, self._kv_width, self._kv_dtype_bytes, kv_tokens)
         return overlapped_s(compute_s, memory_s, gpu.kernels.attention_exposed)
 
     def _context_s(self) -> float:
@@ -226,7 +229,7 @@ class StepModel:
     def _all_reduce_s(self, tokens: int) -> float:
         """All-reduce of the hidden states. A layer has two: behind the attention output and behind the MLP (Shoeybi et
         al., section 3)."""
-        engine, row_bytes = self._gpu.engine, self._model.hidden * self._model.dtype_bytes
+        engine, row_bytes = self._gpu.engine, self._hidden * self._dtype_bytes
         if self._reduced is not None:
             self._reduced.note(tokens * row_bytes)
         seconds = all_reduce_s(self._gpu, self._ranks, tokens * row_bytes)

@@ -6,6 +6,7 @@ driver must not decide anything; what it knows beyond the core (durations, true 
 
 import gc
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from simpy.core import EmptySchedule
 
@@ -52,9 +53,9 @@ from kvsim.workload import Workload
 Observer = Callable[[int, Sequence[Event], Sequence[Command]], None]
 """Is shown every call of ``handle``: ``(now_ns, events, commands)``."""
 
-OUTPUT_TOKENS_UNLIMITED = 1 << 40
+OUTPUT_TOKENS_UNLIMITED: Final = 1 << 40
 
-CALLS_IN_VAIN_MAX = 100_000
+CALLS_IN_VAIN_MAX: Final = 100_000
 """So many deadlines and renewals in a row with nothing else and without an order: requests wait for nothing."""
 
 
@@ -229,7 +230,7 @@ class Simulation:
     def _put_in_charge(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
 
-    def _carry_out(self, commands: Sequence[Command]) -> None:
+    def _carry_out(self, commands: list[Command]) -> None:
         on = self._on
         for command in commands:
             on[type(command)](command)

@@ -4,12 +4,13 @@ Neither must know what a worker is, or who shares with whom.
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from kvsim.sim.hardware import WorkerHardware
 from kvsim.sim.measured import Asked
 
-_NANO = 10**9
-NEVER_NS = 2**62 - 1  # compiled, integers up to here are as cheap as any
+_NANO: Final = 10**9
+NEVER_NS: Final = 2**62 - 1  # compiled, integers up to here are as cheap as any
 
 
 class Path:

@@ -29,23 +29,24 @@ Report = Callable[[Event], None]
 
 
 class _DecodeRun:
-    """The decode run in progress: its step costs and after how many steps it is planned to end."""
+    """The decode run in progress: its step costs, and after how many steps and how long it is planned to end."""
 
-    __slots__ = ("carry_fs", "command", "first_fs", "growth_fs", "started_ns", "steps", "stops_after")
+    __slots__ = ("carry_fs", "command", "first_fs", "growth_fs", "started_ns", "steps", "stops_after", "total_fs")
 
     def __init__(
         self, command: RunDecode, started_ns: int, steps: int, first_fs: int, growth_fs: int, carry_fs: int
     ) -> None:
         self.command = command
         self.started_ns = started_ns
-        self.steps = steps
         self.first_fs = first_fs
         self.growth_fs = growth_fs
         self.carry_fs = carry_fs
         self.stops_after = 0  # steps, once the worker is paused
+        self.end_after(steps)
 
-    def total_fs(self) -> int:
-        return steps_total_fs(self.steps, self.first_fs, self.growth_fs, self.carry_fs)
+    def end_after(self, steps: int) -> None:
+        self.steps = steps
+        self.total_fs = steps_total_fs(steps, self.first_fs, self.growth_fs, self.carry_fs)
 
 
 class _RunEnds(Wake):
@@ -58,6 +59,17 @@ class _RunEnds(Wake):
 
     def act(self) -> None:
         self._worker.end_decode(self._run, self._steps)
+
+
+class _PrefillEnds(Wake):
+    """The one step of a prefill run is over."""
+
+    def __init__(self, worker: "SimulatedWorker", command: RunPrefill) -> None:
+        self._worker = worker
+        self._command = command
+
+    def act(self) -> None:
+        self._worker.end_prefill(self._command)
 
 
 class SimulatedWorker:
@@ -96,7 +108,7 @@ class SimulatedWorker:
                 self._clock.call_after(
                     duration_ns * layers // self._layers, partial(self._announce_layers, command, layers)
                 )
-        self._clock.call_after(duration_ns, lambda: self._end_prefill(command))
+        self._clock.wake_after(duration_ns, _PrefillEnds(self, command))
 
     def run_decode(self, command: RunDecode) -> None:
         """Start a run that ends at the first finished request, or after ``steps_max`` steps."""
@@ -128,7 +140,7 @@ class SimulatedWorker:
             return
         steps = current.stops_after if self._paused else self._steps_over(current) + 1
         if steps < current.steps:
-            current.steps = steps
+            current.end_after(steps)
             self._await_end(current)
 
     def release(self, request: RequestId) -> None:
@@ -225,7 +237,7 @@ class SimulatedWorker:
         return next_step - 1
 
     def _await_end(self, run: _DecodeRun) -> None:
-        end_ns = run.started_ns + run.total_fs() // FEMTOSECONDS_PER_NS
+        end_ns = run.started_ns + run.total_fs // FEMTOSECONDS_PER_NS
         self._clock.wake_after(max(0, end_ns - self._clock.now_ns), _RunEnds(self, run))
 
     def end_decode(self, run: _DecodeRun, steps: int) -> None:
@@ -236,7 +248,7 @@ class SimulatedWorker:
             self._held.append(partial(self.end_decode, run, steps))
             return
         self._run = None
-        self._carry_fs = run.total_fs() % FEMTOSECONDS_PER_NS
+        self._carry_fs = run.total_fs % FEMTOSECONDS_PER_NS
         self._requests.advance(steps)
         finished = self._requests.finished(run.command.batch)
         self._report(self._advanced(run, steps, ended=True, finished=finished))
@@ -252,9 +264,10 @@ class SimulatedWorker:
         elif self._prefill is command:
             self._report(LayersReady(self._worker, command.run, layers))
 
-    def _end_prefill(self, command: RunPrefill) -> None:
+    def end_prefill(self, command: RunPrefill) -> None:
+        """The instant at which the step was to end has come."""
         if self._paused:
-            self._held.append(partial(self._end_prefill, command))
+            self._held.append(partial(self.end_prefill, command))
         elif self._prefill is command:
             self._prefill = None
             self._report(PrefillDone(self._worker, command.run, self._requests.end_prefill(command)))

@@ -9,8 +9,8 @@ them. Seconds are floats. This module must not know models or steps.
 
 from collections.abc import Sequence
 
+from kvsim.core.integers import div_ceil
 from kvsim.sim.hardware import GpuSpec, KernelSpec
-from kvsim.units import div_ceil
 
 
 def gemm_s(gpu: GpuSpec, rows: int, inputs: int, outputs: int, dtype_bytes: int, matrices: float = 1.0) -> float:

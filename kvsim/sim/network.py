@@ -12,6 +12,7 @@ It must not know requests, blocks or protocols: ``kvsim.sim.transfers`` adds han
 
 from collections.abc import Callable
 from enum import IntEnum
+from typing import Final
 
 from kvsim.core.messages import TransferKind
 from kvsim.sim.clock import Clock
@@ -20,7 +21,7 @@ from kvsim.sim.flow import NEVER_NS, Flow, Path
 from kvsim.sim.hardware import Hardware, UplinkSpec, WorkerHardware
 from kvsim.sim.measured import Asked
 
-_NANO = 10**9
+_NANO: Final = 10**9
 NO_FLOW = -1
 
 

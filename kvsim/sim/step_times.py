@@ -5,9 +5,9 @@
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
-UNBOUNDED = 1 << 60
+UNBOUNDED: Final = 1 << 60
 """More tokens of context than there can be."""
 
 

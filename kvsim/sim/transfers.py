@@ -24,7 +24,7 @@ from math import ceil
 from typing import assert_never
 
 from kvsim.core.messages import StartTransfer, TransferId
-from kvsim.sim.clock import Clock
+from kvsim.sim.clock import Clock, Wake
 from kvsim.sim.device import SharedDevice
 from kvsim.sim.hardware import Hardware
 from kvsim.sim.network import NO_FLOW, Network
@@ -52,6 +52,8 @@ class TransferEngine:
         self._flows: dict[TransferId, tuple[int, SharedDevice | None]] = {}  # of abortable transfers
         self._aborted: dict[TransferId, None] = {}
         self._workers = hardware.workers
+        self._order_ns = [worker.order_ns for worker in hardware.workers]
+        self._report_ns = [worker.report_ns for worker in hardware.workers]
         self._message = hardware.message
         self._copying = {device.name: (devices or {})[device.name] for device in hardware.devices if device.copies}
 
@@ -59,7 +61,7 @@ class TransferEngine:
         self, command: StartTransfer, done: Callable[[TransferId], None], released: Callable[[TransferId], None]
     ) -> None:
         """Begin this transfer now. Returns at once; the callbacks come from the event loop."""
-        order_ns = self._order_ns(command)
+        order_ns = self._order_takes_ns(command)
         if order_ns:
             self._clock.call_after(order_ns, lambda: self._begin(command, done, released))
         else:
@@ -79,9 +81,10 @@ class TransferEngine:
     ) -> None:
         match command.kind:
             case "pull":
-                self._pull(command, done, released)
+                request = _OneSided(self, command, done, released)
+                self._clock.wake_after(self.latency_ns(command), request)
             case "push":
-                self._flow(command, lambda: self._arrive(command, done, released))
+                _OneSided(self, command, done, released).act()
             case "message":
                 self._message_exchange(command, done, released)
             case unknown:
@@ -101,12 +104,6 @@ class TransferEngine:
             rate_bytes_per_s = self._message.pack_efficiency * hardware.gpu.memory_bytes_per_s / 2
         return ceil(share_bytes * 1e9 / rate_bytes_per_s)
 
-    def _pull(
-        self, command: StartTransfer, done: Callable[[TransferId], None], released: Callable[[TransferId], None]
-    ) -> None:
-        request_ns = self.latency_ns(command)
-        self._clock.call_after(request_ns, lambda: self._flow(command, lambda: self._arrive(command, done, released)))
-
     def _message_exchange(
         self, command: StartTransfer, done: Callable[[TransferId], None], released: Callable[[TransferId], None]
     ) -> None:
@@ -116,17 +113,18 @@ class TransferEngine:
         gather_ns = self.pack_ns(command.source, command.size_bytes)
         scatter_ns = self.pack_ns(command.target, command.size_bytes)
 
-        released_ns = 2 * latency_ns + self._workers[command.source].report_ns
-        done_ns = latency_ns + scatter_ns + self._workers[command.target].report_ns
+        released_ns = 2 * latency_ns + self._report_ns[command.source]
+        done_ns = latency_ns + scatter_ns + self._report_ns[command.target]
 
         def sent() -> None:
-            self._clock.call_after(released_ns, lambda: released(command.transfer))
-            self._clock.call_after(done_ns, lambda: done(command.transfer))
+            self._clock.wake_after(released_ns, _Fact(released, command.transfer))
+            self._clock.wake_after(done_ns, _Fact(done, command.transfer))
 
-        self._clock.call_after(rendezvous_ns + gather_ns, lambda: self._flow(command, sent))
+        self._clock.call_after(rendezvous_ns + gather_ns, lambda: self.flow(command, sent))
 
-    def _flow(self, command: StartTransfer, finished: Callable[[], None]) -> None:
-        if command.transfer in self._aborted:
+    def flow(self, command: StartTransfer, finished: Callable[[], None]) -> None:
+        """Let the bytes flow from now on, then call ``finished``; not if the transfer was aborted before."""
+        if self._aborted and command.transfer in self._aborted:
             return
         device = self._copying_device(command) if self._copying else None
         if device is not None:
@@ -144,15 +142,14 @@ class TransferEngine:
         if self._abortable:
             self._flows[command.transfer] = flow, device
 
-    def _arrive(
+    def arrive(
         self, command: StartTransfer, done: Callable[[TransferId], None], released: Callable[[TransferId], None]
     ) -> None:
         """One-sided kinds, when the last byte has left: it travels to the target, and word of it travels back."""
-        latency_ns = self.latency_ns(command)
-        done_ns = latency_ns + self._workers[command.target].report_ns
-        released_ns = 2 * latency_ns + self._workers[command.source].report_ns
-        self._clock.call_after(done_ns, lambda: done(command.transfer))
-        self._clock.call_after(released_ns, lambda: released(command.transfer))
+        transfer, source, target = command.transfer, command.source, command.target
+        latency_ns = self._network.latency_ns(source, target)
+        self._clock.wake_after(latency_ns + self._report_ns[target], _Fact(done, transfer))
+        self._clock.wake_after(2 * latency_ns + self._report_ns[source], _Fact(released, transfer))
 
     def _copying_device(self, command: StartTransfer) -> SharedDevice | None:
         """What the bytes of this transfer keep busy: the initiator's device, if that one copies them."""
@@ -173,8 +170,8 @@ class TransferEngine:
 
         return end
 
-    def _order_ns(self, command: StartTransfer) -> int:
-        source_ns, target_ns = self._workers[command.source].order_ns, self._workers[command.target].order_ns
+    def _order_takes_ns(self, command: StartTransfer) -> int:
+        source_ns, target_ns = self._order_ns[command.source], self._order_ns[command.target]
         if command.kind == "message":
             return max(source_ns, target_ns)
         return target_ns if command.kind == "pull" else source_ns
@@ -182,3 +179,36 @@ class TransferEngine:
     def latency_ns(self, command: StartTransfer) -> int:
         """From one end to the other, at this instant."""
         return self._network.latency_ns(command.source, command.target)
+
+
+class _OneSided(Wake):
+    """A transfer of a one-sided kind: it acts when its bytes may flow, and ``sent`` is called when they have left."""
+
+    def __init__(
+        self,
+        engine: TransferEngine,
+        command: StartTransfer,
+        done: Callable[[TransferId], None],
+        released: Callable[[TransferId], None],
+    ) -> None:
+        self._engine = engine
+        self._command = command
+        self._done = done
+        self._released = released
+
+    def act(self) -> None:
+        self._engine.flow(self._command, self.sent)
+
+    def sent(self) -> None:
+        self._engine.arrive(self._command, self._done, self._released)
+
+
+class _Fact(Wake):
+    """A fact about a transfer, when whoever is to know it does."""
+
+    def __init__(self, tell: Callable[[TransferId], None], transfer: TransferId) -> None:
+        self._tell = tell
+        self._transfer = transfer
+
+    def act(self) -> None:
+        self._tell(self._transfer)
