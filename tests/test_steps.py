@@ -60,3 +60,13 @@ def test_the_answer_is_the_first_boundary_that_reaches_the_cut(
         assert steps_total_fs(steps, *cost) // FS >= elapsed_ns
     if steps > 0:
         assert steps_total_fs(steps - 1, *cost) // FS < elapsed_ns
+
+
+@given(st.integers(1, 10**8), st.integers(0, 10**6), st.integers(1, 10**5))
+def test_a_boundary_at_the_very_instant_counts_and_one_a_nanosecond_before_does_not(
+    first_ns: int, growth_ns: int, steps: int
+) -> None:
+    cost = first_ns * FS, growth_ns * FS, 0
+    end_ns = steps_total_fs(steps, *cost) // FS
+    assert steps_begun_before(end_ns, steps + 1, *cost) == steps
+    assert steps_begun_before(end_ns + 1, steps + 1, *cost) == steps + 1

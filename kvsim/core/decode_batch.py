@@ -67,10 +67,10 @@ class DecodeBatch:
 
     def growth(self, steps: int) -> int:
         """Blocks that the next ``steps`` steps take together."""
-        cycles, rest = divmod(steps, self._block_tokens)
-        blocks = cycles * len(self._members)
-        for step in range(self.steps_total, self.steps_total + rest):
-            blocks += len(self._buckets[step % self._block_tokens])
+        block_tokens = self._block_tokens
+        blocks = steps // block_tokens * len(self._members)
+        for step in range(self.steps_total, self.steps_total + steps % block_tokens):
+            blocks += len(self._buckets[step % block_tokens])
         return blocks
 
     def steps_within(self, blocks: int, steps_max: int) -> tuple[int, int]:
@@ -80,9 +80,8 @@ class DecodeBatch:
         growth = self.growth(steps)
         if growth <= blocks:
             return steps, growth
-        cycles, left = divmod(blocks, len(self._members))
-        within = cycles * self._block_tokens
         buckets, block_tokens = self._buckets, self._block_tokens
+        within, left = blocks // len(self._members) * block_tokens, blocks % len(self._members)
         while (taken := len(buckets[(self.steps_total + within) % block_tokens])) <= left:
             left -= taken
             within += 1
@@ -97,8 +96,10 @@ class DecodeBatch:
         rest = steps % block_tokens
         in_rest = 0  # those of them that grow in the steps beyond whole cycles
         for offset in range(min(steps, block_tokens)):
-            for request in self._buckets[(first + offset) % block_tokens]:
-                one_cycle.append(request)  # noqa: PERF402  # they are few: faster than extend
+            bucket = self._buckets[(first + offset) % block_tokens]
+            if bucket:
+                for request in bucket:
+                    one_cycle.append(request)  # noqa: PERF402  # they are few: faster than extend
             if offset < rest:
                 in_rest = len(one_cycle)
         if steps < block_tokens:

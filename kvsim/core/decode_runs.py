@@ -51,13 +51,14 @@ class DecodeRuns:
     def advance(self, event: DecodeAdvanced) -> tuple[list[RequestState], list[RequestState]] | None:
         """Book the steps of a report. Returns who stopped and who reached its limit; None for a run that is long
         over."""
-        if event.run != self._run:
+        if self._run is None or event.run != self._run:
             return None
+        ended = event.ended
         self.batch.advance(event.steps)
         stopped = [self.batch.leave(request) for request in event.finished]
         limited = self.leave_at_limit()
-        assert event.ended or not (stopped or limited), f"run {event.run} goes on although a request finished"
-        if event.ended:
+        assert ended or not (stopped or limited), f"run {event.run} goes on although a request finished"
+        if ended:
             self._run = None
         return stopped, limited
 

@@ -47,7 +47,7 @@ class FirstFit(FreeList):
             start, length = runs[index]
             if length >= blocks:
                 if length == blocks:
-                    del runs[index]
+                    runs.pop(index)
                 else:
                     runs[index] = (start + blocks, length - blocks)
                 return ((start, blocks),)
@@ -88,7 +88,7 @@ class FirstFit(FreeList):
             start, length = runs[index]
             if first_block + blocks == start:  # joins the run on its right
                 blocks += length
-                del runs[index]
+                runs.pop(index)
         if index:
             start, length = runs[index - 1]
             if start + length == first_block:

@@ -27,7 +27,11 @@ def choose_worker(policy: DecodePlacement, candidates: Sequence[tuple[int, Worke
     assert candidates, "no candidate to place a request on"
     if policy == "round_robin":
         return candidates[turn % len(candidates)][1]
-    return min(candidates)[1]
+    least, chosen = candidates[0]
+    for load, worker in candidates:  # ``min`` would compare tuples
+        if load < least:
+            least, chosen = load, worker
+    return chosen
 
 
 def choose_near(

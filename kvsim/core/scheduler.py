@@ -108,7 +108,8 @@ class Scheduler:
             self._chooser.now_ns = now_ns
         self._life.leases.begin(now_ns)
         if len(events) == 1:
-            self._on[type(events[0])](events[0])
+            event = events[0]
+            self._on[type(event)](event)
         else:
             ordered = sorted(events, key=event_key)
             advanced = sum([type(event) is DecodeAdvanced for event in ordered])
@@ -216,13 +217,13 @@ class Scheduler:
         self._fleet.touch(event.worker)
 
     def _on_decode_advanced(self, event: DecodeAdvanced) -> None:
-        colocated = self._fleet.colocated.get(event.worker)
-        if colocated is not None:
-            self._end_all(colocated.advance(event))
-        elif (engine := self._fleet.decode.get(event.worker)) is not None:
+        worker = event.worker
+        if (engine := self._fleet.decode.get(worker)) is not None:
             self._end_all(engine.advance(event))
+        elif (colocated := self._fleet.colocated.get(worker)) is not None:
+            self._end_all(colocated.advance(event))
         if event.ended:
-            self._fleet.touch(event.worker)
+            self._fleet.touch(worker)
 
     def _end_all(self, ended: Ended | None) -> None:
         """End the requests that stopped and those that reached their limit."""

@@ -5,9 +5,11 @@ It must not know events: what changed has been worked out before.
 
 from kvsim.core.adaptive import ModeChooser
 from kvsim.core.cluster import PolicySpec
+from kvsim.core.decode_engine import DecodeEngine
 from kvsim.core.fleet import Fleet
 from kvsim.core.messages import WorkerId
 from kvsim.core.outbox import Outbox
+from kvsim.core.prefill_engine import PrefillEngine
 from kvsim.core.request_life import RequestLife
 from kvsim.core.role_control import RoleControl
 
@@ -34,16 +36,15 @@ class WorkerTurns:
     def settle(self, now_ns: int) -> None:
         """Let every touched worker plan, until nothing changes any more."""
         while (worker := self._fleet.next_touched()) is not None:
-            if worker in self._fleet.decode:
-                self._plan_decode(worker)
-            elif worker in self._fleet.colocated:
+            if (decode := self._fleet.decode.get(worker)) is not None:
+                self._plan_decode(worker, decode)
+            elif (prefill := self._fleet.prefill.get(worker)) is not None:
+                self._plan_prefill(worker, prefill, now_ns)
+            else:
                 for state in self._fleet.colocated[worker].plan(self._out):
                     self._life.finish(state, "cancelled")
-            else:
-                self._plan_prefill(worker, now_ns)
 
-    def _plan_decode(self, worker: WorkerId) -> None:
-        engine = self._fleet.decode[worker]
+    def _plan_decode(self, worker: WorkerId, engine: DecodeEngine) -> None:
         admitted, preempted, cancelled = engine.plan(self._out)
         if self._chooser is not None and engine.local.run is not None:
             self._chooser.run_begins(worker, engine.local.run, engine.local.run_tokens)
@@ -54,8 +55,7 @@ class WorkerTurns:
         for state in cancelled:
             self._life.finish(state, "cancelled")
 
-    def _plan_prefill(self, worker: WorkerId, now_ns: int) -> None:
-        engine = self._fleet.prefill[worker]
+    def _plan_prefill(self, worker: WorkerId, engine: PrefillEngine, now_ns: int) -> None:
         started = engine.plan(self._out)
         if self._roles is not None and started:
             self._roles.gauge.prefill_began(worker, now_ns)

@@ -216,21 +216,22 @@ class Collector:
     # --- commands ---
 
     def _assign(self, now_ns: int, command: AssignBlocks) -> None:
-        resident = self._resident[command.worker]
-        residency = resident.get(command.request)
+        worker, request = command.worker, command.request
+        resident = self._resident[worker]
+        residency = resident.get(request)
         if residency is None:
-            residency = resident[command.request] = self._residencies_noted
-            self._residencies.put((command.request, command.worker))
+            residency = resident[request] = self._residencies_noted
+            self._residencies.put((request, worker))
             self._residencies_noted += 1
         self._assigns.put((residency, now_ns, count_blocks(command.blocks)))
 
     def _release(self, now_ns: int, command: ReleaseBlocks) -> None:
-        request = command.request
-        residency = self._resident[command.worker].pop(request, None)
+        worker, request = command.worker, command.request
+        residency = self._resident[worker].pop(request, None)
         if residency is not None:
             self._releases.put((residency, now_ns))
         span = self._decoding.get(request)
-        if span is not None and span[1] == command.worker:
+        if span is not None and span[1] == worker:
             self._leave_batch(request)
 
     def _run_prefill(self, now_ns: int, command: RunPrefill) -> None:
@@ -241,8 +242,9 @@ class Collector:
             self._join_batch(now_ns, command.worker, command.decoding)
 
     def _run_decode(self, now_ns: int, command: RunDecode) -> None:
-        self._decode_run[command.worker] = command.run
-        self._join_batch(now_ns, command.worker, command.batch)
+        worker = command.worker
+        self._decode_run[worker] = command.run
+        self._join_batch(now_ns, worker, command.batch)
 
     def _start_transfer(self, now_ns: int, command: StartTransfer) -> None:
         self._transfers_in_flight[command.transfer] = command, self._transfers_noted
@@ -266,8 +268,9 @@ class Collector:
         self._choices.put((command.request, SERVING_MODES.index(command.mode)))
 
     def _finish_request(self, now_ns: int, command: FinishRequest) -> None:
-        self._finishes.put((command.request, now_ns, FINISH_REASONS.index(command.why)))
-        self._leave_batch(command.request)
+        request = command.request
+        self._finishes.put((request, now_ns, FINISH_REASONS.index(command.why)))
+        self._leave_batch(request)
 
     # --- bookkeeping ---
 
