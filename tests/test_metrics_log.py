@@ -16,7 +16,8 @@ def test_a_log_packed_now_and_then_is_the_table_of_its_rows(rows: list[tuple[int
         log.put(row)
         log.pack(values_min)
     table = log.take()
-    assert (table.dtype, table.shape) == (np.int64, (3, len(rows)))
+    assert table.dtype == np.int64
+    assert table.shape == (3, len(rows))
     assert list(zip(*table.tolist(), strict=True)) == rows
 
 
