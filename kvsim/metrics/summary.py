@@ -117,9 +117,10 @@ def _meets_slo(columns: RunColumns, slo_ttft_ns: int | None, slo_tpot_ns: int | 
 
 def _gpu_busy(columns: RunColumns, role: Role) -> float | None:
     prefills, steps, roles = columns.prefills, columns.steps, columns.roles
-    decode = ~steps.mixed  # the others are prefill runs as well
+    chosen = roles.has(role, steps.worker, steps.end_ns - 1)
+    chosen &= ~steps.mixed  # those are prefill runs as well
     busy_ns = int((prefills.end_ns - prefills.start_ns)[roles.has(role, prefills.worker, prefills.start_ns)].sum())
-    busy_ns += int(steps.duration_ns[decode & roles.has(role, steps.worker, steps.end_ns - 1)].sum())
+    busy_ns += int((steps.duration_ns * chosen).sum(dtype=np.int64))  # choosing by index costs several times as much
     available_ns = int(roles.time_ns(role, columns.start_ns, columns.end_ns).sum())
     return busy_ns / available_ns if available_ns else None
 
@@ -143,7 +144,7 @@ def _integral(columns: RunColumns, changes: Changes, role: Role, belongs_ns: Int
     """The quantity summed over ns up to the end: each change counts from its instant on, for the role that its worker
     had at ``belongs_ns``. What ends at the instant of a switch was of the old role."""
     chosen = columns.roles.has(role, changes.worker, belongs_ns)
-    return exact_dot(columns.end_ns - changes.at_ns[chosen], changes.amount[chosen])
+    return exact_dot(columns.end_ns - changes.at_ns, changes.amount * chosen)
 
 
 def _link_utilisation(columns: RunColumns, role: Role, link_bytes_per_s: Sequence[float]) -> Summary:
