@@ -11,7 +11,7 @@ import os
 def main() -> None:
     """Entry point of the ``kvsim`` command."""
     # What is imported stays, and a run makes hardly any cycles: looking for garbage often is in vain.
-    gc.set_threshold(100_000, 10, 10)
+    gc.set_threshold(500_000, 10, 10)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no linear algebra here, and starting threads costs CPU time
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # they are looked for among all installed packages
     from kvsim.cli import main as run_command  # noqa: PLC0415  # after the above

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kvsim.cli_studies import ScenarioPath
+from kvsim.cli_arguments import ScenarioPath
 from kvsim.errors import KvsimError
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kvsim.cli_studies import ScenarioPath
+from kvsim.cli_arguments import ScenarioPath
 
 if TYPE_CHECKING:
     from kvsim.scenario import Scenario

@@ -9,9 +9,7 @@ from typing import Annotated
 
 import typer
 
-ScenarioPath = Annotated[
-    Path, typer.Argument(help="Scenario file (YAML).", metavar="SCENARIO.yaml", show_default=False)
-]
+from kvsim.cli_arguments import ScenarioPath
 
 
 class Engine(StrEnum):

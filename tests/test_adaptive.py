@@ -1,12 +1,12 @@
 """Transfer mode adaptive: what it learns, what it knows of links, what it chooses."""
 
 from collections import Counter
-from dataclasses import replace
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from worlds import GPU, NIC, cluster, hardware, run, slower, workload
 
 from kvsim.core.cluster import ClusterSpec, PlacementRule, PolicySpec, SharedLink

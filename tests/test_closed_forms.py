@@ -3,11 +3,12 @@
 Durations of steps come from ``StepModel``; everything around them (sizes, flows, latencies, order) is spelled out here.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from worlds import (
     DISAGGREGATED,

@@ -3,11 +3,10 @@
 The machine of the hand-computed cases does a FLOP or moves a byte in one nanosecond and is infinitely fast otherwise.
 """
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kvsim.sim.compute import StepModel
 from kvsim.sim.hardware import GpuSpec, ModelShape

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -51,7 +52,10 @@ def test_every_number_of_every_variant_has_a_unit_and_a_source(name: str) -> Non
 
 def values_of(value: object) -> Iterator[float]:
     """The numbers of frozen values, however deep."""
-    if is_dataclass(value):
+    if isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            yield from values_of(getattr(value, name))
+    elif is_dataclass(value):
         for one in fields(value):
             yield from values_of(getattr(value, one.name))
     elif isinstance(value, tuple):

@@ -1,12 +1,11 @@
 """The laws of single kernels against numbers computed by hand, and the same laws over tables."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kvsim.presets import load_gpus
 from kvsim.profile.laws import predicted_seconds

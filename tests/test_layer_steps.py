@@ -1,10 +1,9 @@
 """Step times from tables of kernels, against sums worked out by hand; and runs over several pieces of a line."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from worlds import MODEL, NIC, cluster, run, with_steps_max, workload
 
 from kvsim.core.cluster import ClusterSpec

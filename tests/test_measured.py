@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,8 +125,8 @@ def test_a_simulation_takes_measured_steps_in_place_of_the_roofline() -> None:
     """A prompt of 20 tokens, then two decode steps over 21 and 22 tokens: 150, 50 + 21 and 50 + 22 ns."""
     spec = cluster("colocated")
     world = hardware(spec)
-    workers = tuple(replace(worker, gpu=None, measured=COSTS) for worker in world.workers)
-    columns, _ = run(spec, workload([(0, 20, 3)]), replace(world, workers=workers))
+    workers = tuple(msgspec.structs.replace(worker, gpu=None, measured=COSTS) for worker in world.workers)
+    columns, _ = run(spec, workload([(0, 20, 3)]), msgspec.structs.replace(world, workers=workers))
     assert columns.requests.prefill_end_ns.tolist() == [150]
     assert columns.requests.finished_ns.tolist() == [150 + 71 + 72]
 
@@ -133,9 +134,9 @@ def test_a_simulation_takes_measured_steps_in_place_of_the_roofline() -> None:
 def test_a_simulation_tells_what_it_extrapolated_for_all_workers_at_once() -> None:
     spec = cluster("pull", prefill=2)
     world = hardware(spec)
-    measured = [replace(worker, measured=COSTS) for worker in world.workers[:2]]
+    measured = [msgspec.structs.replace(worker, measured=COSTS) for worker in world.workers[:2]]
     load = workload([(0, 100, 3), (0, 100, 3)])
-    simulation = Simulation(spec, replace(world, workers=(*measured, world.workers[2])), load)
+    simulation = Simulation(spec, msgspec.structs.replace(world, workers=(*measured, world.workers[2])), load)
     simulation.run()
     (note,) = simulation.notes()
     assert note.startswith("prefill0, prefill1: prompt tokens of a step went up to 100, profile tables measured 10 to")
@@ -145,7 +146,9 @@ def test_a_simulation_tells_what_it_extrapolated_for_all_workers_at_once() -> No
 def test_a_worker_needs_no_gpu_if_its_steps_were_measured(measured: MeasuredCosts | None) -> None:
     spec = cluster("pull")
     world = hardware(spec)
-    workers = tuple(replace(worker, gpu=None if measured else GPU, measured=measured) for worker in world.workers)
-    columns, _ = run(spec, workload([(0, 20, 3)]), replace(world, workers=workers))
+    workers = tuple(
+        msgspec.structs.replace(worker, gpu=None if measured else GPU, measured=measured) for worker in world.workers
+    )
+    columns, _ = run(spec, workload([(0, 20, 3)]), msgspec.structs.replace(world, workers=workers))
     assert bool(columns.requests.finished.all())
     assert MODEL.layers == spec.kv.layers

@@ -1,10 +1,9 @@
 """Measured times of messages and all-reduces: interpolation by hand, and the shipped ones against public tables."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from pydantic import ValidationError
 from scenario_mappings import one_request_for_two
 

@@ -1,10 +1,10 @@
 """What metrics make of changes of role, from records whose numbers can be checked by hand."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from worlds import cluster, hardware, run, workload
 
 from kvsim.core.cluster import ClusterSpec, PolicySpec, RoleSpec, ThresholdRoles

@@ -1,12 +1,12 @@
 """Flows over shared NICs and uplinks, to the nanosecond."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kvsim.core.messages import TransferKind
 from kvsim.sim.clock import Clock

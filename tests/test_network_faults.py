@@ -1,8 +1,7 @@
 """Links whose rate and latency change while bytes flow, and flows that are taken back; to the nanosecond."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from test_network import NIC, Bench, hardware
 
 

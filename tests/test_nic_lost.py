@@ -1,9 +1,9 @@
 """A worker loses one of its two NICs: what was striped over both breaks, what is tried by another way goes through."""
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from test_rules import scenario
 from worlds import NIC, cluster, hardware, run, slower, workload
 

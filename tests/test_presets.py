@@ -1,8 +1,7 @@
 """The shipped models, GPUs and NICs: complete, sourced, and in keeping with figures published elsewhere."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from pydantic import ValidationError
 
 from kvsim.presets import Preset, load_gpus, load_models, load_nics

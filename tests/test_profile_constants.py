@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,11 +28,11 @@ from kvsim.sim.hardware import KernelSpec
 
 H100 = load_gpus()["h100-sxm"].value
 A100 = load_gpus()["a100-sxm-80g"].value
-TRUE = replace(
+TRUE = msgspec.structs.replace(
     H100,
     gemm_efficiency=0.7,
     memory_efficiency=0.8,
-    kernels=replace(H100.kernels, gemm_exposed=0.4, gemm_latency_ns=4000, gemm_input_latency_ns=500),
+    kernels=msgspec.structs.replace(H100.kernels, gemm_exposed=0.4, gemm_latency_ns=4000, gemm_input_latency_ns=500),
 )
 
 
@@ -235,7 +236,7 @@ def test_rows_are_chosen_by_column_and_value(tmp_path: Path) -> None:
 
 def test_a_plain_roofline_is_what_is_left_without_constants() -> None:
     assert H100.kernels != KernelSpec()
-    plain = replace(H100, kernels=KernelSpec())
+    plain = msgspec.structs.replace(H100, kernels=KernelSpec())
     table = pd.DataFrame({"dtype": ["bfloat16"], "m": [4096], "n": [8192], "k": [8192]})
     flops = 2 * 4096 * 8192 * 8192
     assert predicted_seconds("gemm", table, plain)[0] == pytest.approx(flops / (989.4e12 * H100.gemm_efficiency))

@@ -1,12 +1,12 @@
 """Workers that change their roles in the simulator lose no request, decide the same whatever is fused, and replay."""
 
 from collections import Counter
-from dataclasses import replace
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from worlds import DISAGGREGATED, cluster, hardware, run, with_steps_max, workload
 
 from kvsim.core.cluster import ClusterSpec, ControllerRoles, PolicySpec, RoleSpec, ThresholdRoles

@@ -1,8 +1,7 @@
 """Weights, activations and KV cache of one GPU, against hand-made sums and one measured engine."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from kvsim.presets import load_gpus, load_models
 from kvsim.scenario.memory import (

@@ -1,12 +1,12 @@
 """Workers on a shared device, and workers that are some time away: by hand, and against those with own GPUs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from test_simulation_laws import Example, examples
 from worlds import DISAGGREGATED, GPU, MODEL, NIC, cluster, hardware, run, slower, workload
 

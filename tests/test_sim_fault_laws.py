@@ -87,7 +87,7 @@ def random_world(mode: TransferMode, seed: int, *, restarts: bool = False) -> Wo
         spec, workers=tuple(msgspec.structs.replace(one, present=one.id != late) for one in spec.workers)
     )
     facts = hardware(spec, slower(NIC, random.choice((1e7, 1e8))), decision_ns=random.choice((0, 0, 30_000)))
-    facts = replace(facts, workers=tuple(replace(one, nics=2) for one in facts.workers))
+    facts = msgspec.structs.replace(facts, workers=tuple(msgspec.structs.replace(one, nics=2) for one in facts.workers))
     times = sorted(random.randint(0, 30 * MS) for _ in range(25))
     load = workload([(at_ns, random.randint(1, 60), random.randint(1, 40)) for at_ns in times])
     return World(spec, facts, load, _random_plan(random, workers, late, restarts=restarts))
@@ -144,7 +144,7 @@ def test_a_run_of_many_steps_and_many_runs_of_one_step_give_the_same_instants(mo
     """As without faults this holds as long as decisions take no time."""
     for seed in range(100, 115):
         world = random_world(mode, seed)
-        world = replace(world, hardware=replace(world.hardware, decision_ns=0))
+        world = replace(world, hardware=msgspec.structs.replace(world.hardware, decision_ns=0))
         fused = world.run()
         for steps_max in (1, 3):
             assert request_columns(world.run(steps_max).columns) == request_columns(fused.columns), seed

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
+from typer.core import TyperGroup
 
 import kvsim
 from kvsim.cli import app
@@ -88,11 +90,12 @@ def test_every_key_of_a_summary_is_defined_and_every_definition_is_used(tmp_path
 
 def command_names() -> list[str]:
     """What users type after ``kvsim``."""
-    names = [f"{command.name or command.callback.__name__}" for command in app.registered_commands if command.callback]
-    for group in app.registered_groups:
-        assert group.typer_instance is not None
-        names += [f"{group.name} {command.name}" for command in group.typer_instance.registered_commands]
-    return names
+    commands = typer.main.get_group(app).commands
+    return [
+        f"{name} {inner}".rstrip()
+        for name, command in commands.items()
+        for inner in (command.commands if isinstance(command, TyperGroup) else ("",))
+    ]
 
 
 @pytest.mark.parametrize("name", command_names())

@@ -1,8 +1,7 @@
 """The wire protocol of each kind of transfer, to the nanosecond."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from kvsim.core.messages import RequestId, StartTransfer, TransferId, TransferKind, WorkerId
 from kvsim.sim.clock import Clock

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import kvsim
@@ -34,7 +35,7 @@ def exact(variant: Variant, workload: Workload, observers: tuple[Observer, ...])
 
 def slower(variant: Variant, workload: Workload, observers: tuple[Observer, ...]) -> RealRun:
     """A reality in which every decision takes a millisecond longer than anybody measured, and others are busy."""
-    hardware = replace(variant.hardware, decision_ns=variant.hardware.decision_ns + 1_000_000)
+    hardware = msgspec.structs.replace(variant.hardware, decision_ns=variant.hardware.decision_ns + 1_000_000)
     simulate(replace(variant, hardware=hardware), workload, observers)
     return replace(FACTS, other_cores=1.5)
 

@@ -1,10 +1,10 @@
 """Small simulated worlds for tests: round numbers, so that durations can be computed by hand."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from kvsim.core.cluster import ClusterSpec, KvSpec, PolicySpec, TransferMode, WorkerSpec
 from kvsim.core.messages import Command, Event, Record, WorkerId

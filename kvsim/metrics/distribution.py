@@ -14,7 +14,7 @@ from kvsim.metrics.columns import NS_PER_S, Integers, ShortIntegers
 Statistics: TypeAlias = dict[str, float]
 
 PERCENTS = (50, 90, 99)
-_SPLIT = 1 << 20
+_SPLIT_BITS = 20
 _PIECE = 1 << 16
 
 
@@ -25,9 +25,9 @@ def exact_dot(values: Integers, weights: ShortIntegers) -> int:
     """
     total = 0
     for first in range(0, len(values), _PIECE):
-        high, low = np.divmod(values[first : first + _PIECE], _SPLIT)
-        piece = weights[first : first + _PIECE]
-        total += int(high @ piece) * _SPLIT + int(low @ piece)
+        piece, counts = values[first : first + _PIECE], weights[first : first + _PIECE]
+        high, low = piece >> _SPLIT_BITS, piece & ((1 << _SPLIT_BITS) - 1)
+        total += (int(high @ counts) << _SPLIT_BITS) + int(low @ counts)
     return total
 
 

@@ -29,7 +29,8 @@ def expand_steps(segments: Integers, workers: int) -> StepColumns:
     The definition of ``DecodeAdvanced`` says when each step ended after the segment began; the last one ends when the
     segment does. Nanoseconds and what is below them are kept apart: their sum in femtoseconds could exceed 64 bits.
     """
-    log = segments[:, np.argsort(segments[0], kind="stable")]
+    narrow = np.min_scalar_type(workers)  # numpy sorts short integers by radix
+    log = segments[:, np.argsort(segments[0].astype(narrow), kind="stable")]
     worker, steps = log[0], log[5]
     last = np.cumsum(steps)
     total = int(last[-1]) if len(last) else 0
@@ -62,15 +63,19 @@ def _width(values: Integers) -> type[np.int32 | np.int64]:
 def _expanded(log: Integers) -> tuple[Integers, Integers]:
     """End and duration of every step of some segments."""
     _, end_ns, first_step_fs, step_growth_fs, carry_fs, steps, _ = log
+    last = np.cumsum(steps) - 1
+    first = last - steps + 1
     segment = np.repeat(np.arange(len(steps)), steps)
-    number = np.arange(1, len(segment) + 1) - (np.cumsum(steps) - steps)[segment]
-    series = number * (number - 1) // 2
+    number = np.arange(1, len(segment) + 1) - first[segment]
+    series = number * (number - 1) >> 1
     step_ns, step_rest_fs = np.divmod(first_step_fs, FEMTOSECONDS_PER_NS)
     growth_ns, growth_rest_fs = np.divmod(step_growth_fs, FEMTOSECONDS_PER_NS)
     rest_fs = carry_fs[segment] + number * step_rest_fs[segment] + series * growth_rest_fs[segment]
     elapsed_ns = number * step_ns[segment] + series * growth_ns[segment] + rest_fs // FEMTOSECONDS_PER_NS
-    duration_ns = np.where(number == 1, elapsed_ns, np.diff(elapsed_ns, prepend=0))
-    return end_ns[segment] - (elapsed_ns[np.cumsum(steps) - 1][segment] - elapsed_ns), duration_ns
+    duration_ns = np.diff(elapsed_ns, prepend=0)
+    duration_ns[first] = elapsed_ns[first]
+    begin_ns = end_ns - elapsed_ns[last]
+    return begin_ns[segment] + elapsed_ns, duration_ns
 
 
 def token_spans(log: Integers, row: Integers, steps: StepColumns) -> TokenSpans:
@@ -148,6 +153,7 @@ def token_gaps(columns: RunColumns, requests: Flags, first_token: FirstToken) ->
 def _coverage(first: Integers, last: Integers, count: int) -> ShortIntegers:
     """How many of the ranges ``[first, last]`` (empty where ``last < first``) hold each of ``count`` numbers."""
     changes = np.zeros(count + 1, dtype=np.int32)
-    np.add.at(changes, first, 1)
-    np.subtract.at(changes, last + 1, 1)
+    one = np.int32(1)  # adding another type is several times slower
+    np.add.at(changes, first, one)
+    np.subtract.at(changes, last + 1, one)
     return np.cumsum(changes, dtype=np.int32, out=changes)[:count]

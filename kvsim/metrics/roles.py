@@ -40,7 +40,7 @@ class RoleColumns(msgspec.Struct, frozen=True):
         """Whether each of ``worker`` had the role at its instant of ``at_ns``: arrays of the same shape."""
         place = ROLES.index(role)
         if not self.later:
-            flags: Flags = (self.first == place)[worker]
+            flags: Flags = (self.first == place).take(worker)
             return flags
         changing: Flags = self.places(worker, at_ns) == place
         return changing

@@ -14,7 +14,7 @@ from kvsim.core.cluster import ClusterSpec, Role
 from kvsim.metrics.columns import MISSING, NS_PER_S, Changes, FirstToken, Flags, Integers, RunColumns
 from kvsim.metrics.distribution import exact_dot, ratio_statistics_s, statistics_s
 from kvsim.metrics.failures import failures
-from kvsim.metrics.intervals import token_gaps
+from kvsim.metrics.intervals import PIECE_STEPS, token_gaps
 from kvsim.metrics.stages import STAGES, stage_durations
 
 Summary = dict[str, Any]
@@ -117,9 +117,12 @@ def _meets_slo(columns: RunColumns, slo_ttft_ns: int | None, slo_tpot_ns: int | 
 
 def _gpu_busy(columns: RunColumns, role: Role) -> float | None:
     prefills, steps, roles = columns.prefills, columns.steps, columns.roles
-    decode = ~steps.mixed  # the others are prefill runs as well
     busy_ns = int((prefills.end_ns - prefills.start_ns)[roles.has(role, prefills.worker, prefills.start_ns)].sum())
-    busy_ns += int(steps.duration_ns[decode & roles.has(role, steps.worker, steps.end_ns - 1)].sum())
+    for first in range(0, len(steps.worker), PIECE_STEPS):  # a long run has millions of steps
+        piece = slice(first, first + PIECE_STEPS)
+        chosen = roles.has(role, steps.worker[piece], steps.end_ns[piece] - 1)
+        chosen &= ~steps.mixed[piece]  # those are prefill runs as well
+        busy_ns += int((steps.duration_ns[piece] * chosen).sum(dtype=np.int64))
     available_ns = int(roles.time_ns(role, columns.start_ns, columns.end_ns).sum())
     return busy_ns / available_ns if available_ns else None
 
@@ -143,7 +146,7 @@ def _integral(columns: RunColumns, changes: Changes, role: Role, belongs_ns: Int
     """The quantity summed over ns up to the end: each change counts from its instant on, for the role that its worker
     had at ``belongs_ns``. What ends at the instant of a switch was of the old role."""
     chosen = columns.roles.has(role, changes.worker, belongs_ns)
-    return exact_dot(columns.end_ns - changes.at_ns[chosen], changes.amount[chosen])
+    return exact_dot(columns.end_ns - changes.at_ns, changes.amount * chosen)
 
 
 def _link_utilisation(columns: RunColumns, role: Role, link_bytes_per_s: Sequence[float]) -> Summary:

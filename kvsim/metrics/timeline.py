@@ -121,10 +121,10 @@ def binned_stays(stays: Stays, workers: int, edges_ns: Integers) -> Integers:
         begin_ns, end_ns = (np.clip(ns[piece], edges_ns[0], edges_ns[-1]) for ns in (stays.begin_ns, stays.end_ns))
         place, until_ns = _bins_of(begin_ns, edges_ns)
         within = end_ns <= until_ns
-        cell = (stays.worker[piece] * bins + place)[within]
-        lasts_ns = (end_ns - begin_ns)[within]
+        cell = stays.worker[piece] * bins + place
+        lasts_ns = (end_ns - begin_ns) * within
         np.add.at(area[0], cell, lasts_ns)
-        np.add.at(area[1], cell, stays.amount[piece][within] * lasts_ns)
+        np.add.at(area[1], cell, stays.amount[piece] * lasts_ns)
         rest[piece] = ~within
     worker, begin_ns, end_ns = stays.worker[rest], stays.begin_ns[rest], stays.end_ns[rest]
     by_bin = area.reshape(2, workers, bins)

@@ -6,8 +6,8 @@
 Presets are data: adding one means adding a mapping to a YAML file here. It must not know scenario files.
 """
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, cached_property
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
@@ -28,55 +28,47 @@ __all__ = ["Preset", "load_gpus", "load_models", "load_nics"]
 T = TypeVar("T")
 
 
-class Preset(msgspec.Struct, Generic[T], frozen=True):
-    """A named value. ``fields`` is how it is written: keys and quantities with their units, the name included."""
+class Preset(msgspec.Struct, Generic[T], frozen=True, dict=True):
+    """A named value. ``fields`` is how it is written: keys and quantities with their units, the name included.
+
+    They are checked when ``value`` is first asked for: a scenario takes the fields of some presets and checks those.
+    """
 
     name: str
-    value: T
     source: str
     fields: Mapping[str, object]
+    read: Callable[[Mapping[str, object]], T]
+
+    @cached_property
+    def value(self) -> T:
+        """The same as a plain value."""
+        return self.read(self.fields)
 
 
 @cache
 def load_models() -> Mapping[str, Preset[ModelShape]]:
     """Every model, in the order of the file."""
-    return MappingProxyType(
-        {
-            name: Preset(name, ModelFields.model_validate(fields).value(), source, MappingProxyType(fields))
-            for name, source, fields in _entries("models.yaml")
-        }
-    )
+    return _presets("models.yaml", lambda fields: ModelFields.model_validate(fields).value())
 
 
 @cache
 def load_gpus() -> Mapping[str, Preset[GpuSpec]]:
     """Every GPU, in the order of the file."""
-    return MappingProxyType(
-        {
-            name: Preset(name, GpuFields.model_validate(fields).value(), source, MappingProxyType(fields))
-            for name, source, fields in _entries("gpus.yaml")
-        }
-    )
+    return _presets("gpus.yaml", lambda fields: GpuFields.model_validate(fields).value())
 
 
 @cache
 def load_nics() -> Mapping[str, Preset[NicSpec]]:
     """Every NIC, in the order of the file."""
-    return MappingProxyType(
-        {
-            name: Preset(name, NicFields.model_validate(fields).value(), source, MappingProxyType(fields))
-            for name, source, fields in _entries("nics.yaml")
-        }
-    )
+    return _presets("nics.yaml", lambda fields: NicFields.model_validate(fields).value())
 
 
-def _entries(file: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """(name, source, the other fields with the name) of each mapping in a file of this package."""
+def _presets(file: str, read: Callable[[Mapping[str, object]], T]) -> Mapping[str, Preset[T]]:
+    """The mappings in a file of this package by name."""
     text = (files(__name__) / file).read_text(encoding="utf-8")
     data: dict[str, dict[str, Any]] = yaml.load(text, _Loader)
-    entries = []
+    presets = {}
     for name, written in data.items():
-        fields = {"name": name, **written}
-        source = fields.pop("source")
-        entries.append((name, source, fields))
-    return entries
+        source = written.pop("source")
+        presets[name] = Preset(name, source, MappingProxyType({"name": name, **written}), read)
+    return MappingProxyType(presets)

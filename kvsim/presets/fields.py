@@ -23,6 +23,7 @@ from kvsim.presets.field_types import (
     Rate,
     RequestRate,
     Text,
+    Written,
     quantity_json,
 )
 from kvsim.presets.kernel_fields import EngineFields, KernelFields
@@ -48,6 +49,7 @@ __all__ = [
     "Rate",
     "RequestRate",
     "Text",
+    "Written",
     "quantity_json",
 ]
 

@@ -102,7 +102,7 @@ def _fields_of(gpu: GpuSpec) -> dict[str, Any]:
         )
     }
     for part, value in (("kernels", gpu.kernels), ("engine", gpu.engine)):
-        for name in value.__slots__:
+        for name in value.__struct_fields__:
             if name.endswith("_ns"):
                 fields[part][name.removesuffix("_ns")] = f"{getattr(value, name)} ns"
             elif not name.endswith("_per_s"):

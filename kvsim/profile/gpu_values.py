@@ -1,8 +1,9 @@
 """The constants of a GPU by dotted name, to fit and to write them. It must not know what they are fitted to."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from kvsim.sim.hardware import GpuSpec
 

@@ -6,10 +6,10 @@ It must not know which keys use them.
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import BeforeValidator, WithJsonSchema
 
 from kvsim import units
-from kvsim.presets.fields import Count, quantity_json
+from kvsim.presets.fields import Count, Written, quantity_json
 
 
 def _limit(value: object) -> object:
@@ -40,34 +40,40 @@ _TORCH_DEVICE = r"cpu|cuda(:[0-9]{1,3})?"
 _NONE_JSON = {"const": "none"}
 CountLimit = Annotated[
     Count | None,
-    BeforeValidator(_limit),
-    PlainSerializer(lambda value: "none" if value is None else value),
-    WithJsonSchema({"anyOf": [_NONE_JSON, {"type": "integer", "minimum": 1, "maximum": 10**9}]}),
+    Written(
+        _limit,
+        lambda value: "none" if value is None else value,
+        {"anyOf": [_NONE_JSON, {"type": "integer", "minimum": 1, "maximum": 10**9}]},
+    ),
 ]
 DurationLimit = Annotated[
     int | None,
-    BeforeValidator(_duration_limit),
-    PlainSerializer(lambda value: "none" if value is None else units.exact_duration(value)),
-    WithJsonSchema({"anyOf": [_NONE_JSON, quantity_json(units.DURATION).json_schema]}),
+    Written(
+        _duration_limit,
+        lambda value: "none" if value is None else units.exact_duration(value),
+        {"anyOf": [_NONE_JSON, quantity_json(units.DURATION)]},
+    ),
 ]
 KvMemory = Annotated[
     int | None,
-    BeforeValidator(_memory),
-    PlainSerializer(lambda value: "auto" if value is None else units.exact_bytes(value)),
-    WithJsonSchema({"anyOf": [{"const": "auto"}, quantity_json(units.BYTES).json_schema]}),
+    Written(
+        _memory,
+        lambda value: "auto" if value is None else units.exact_bytes(value),
+        {"anyOf": [{"const": "auto"}, quantity_json(units.BYTES)]},
+    ),
 ]
 DurationAuto = Annotated[
     int | None,
-    BeforeValidator(lambda value: None if value == "auto" else units.parse_duration(value)),
-    PlainSerializer(lambda value: "auto" if value is None else units.exact_duration(value)),
-    WithJsonSchema({"anyOf": [{"const": "auto"}, quantity_json(units.DURATION).json_schema]}),
+    Written(
+        lambda value: None if value == "auto" else units.parse_duration(value),
+        lambda value: "auto" if value is None else units.exact_duration(value),
+        {"anyOf": [{"const": "auto"}, quantity_json(units.DURATION)]},
+    ),
 ]
 TorchDevice = Annotated[
     str, BeforeValidator(_torch_device), WithJsonSchema({"type": "string", "pattern": f"^({_TORCH_DEVICE})$"})
 ]
 OptionalName = Annotated[
     str | None,
-    BeforeValidator(_limit),
-    PlainSerializer(lambda value: "none" if value is None else value),
-    WithJsonSchema({"type": "string"}),
+    Written(_limit, lambda value: "none" if value is None else value, {"type": "string"}),
 ]

@@ -3,7 +3,7 @@
 It must not know files.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from kvsim.presets.fields import ModelFields
 from kvsim.scenario.merge import nearest

@@ -6,14 +6,13 @@ figures live here: every number comes from a preset (with its source), from a pr
 says that something is not there.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from kvsim.sim.measured import MeasuredCosts
 from kvsim.sim.message_times import MessageTimes
 
 
-@dataclass(frozen=True, slots=True)
-class ModelShape:
+class ModelShape(msgspec.Struct, frozen=True):
     """A decoder-only transformer. Dense: ``experts == experts_active == 1``.
 
     ``intermediate`` is the width of one expert's (or the dense) gated MLP: three matrices hidden x intermediate.
@@ -36,16 +35,14 @@ class ModelShape:
     context_tokens_max: int
 
 
-@dataclass(frozen=True, slots=True)
-class AllReduceTimes:
+class AllReduceTimes(msgspec.Struct, frozen=True):
     """Measured times of an all-reduce over ``ranks`` (at least 2) GPUs of one node, by the size of what is reduced."""
 
     ranks: int
     times: MessageTimes
 
 
-@dataclass(frozen=True, slots=True)
-class KernelSpec:
+class KernelSpec(msgspec.Struct, frozen=True):
     """What single kernels cost beyond the plain roofline; see ``kvsim.sim.kernels``.
 
     ``*_exposed``: share of the shorter of arithmetic and memory traffic that does not overlap with the longer.
@@ -67,8 +64,7 @@ class KernelSpec:
     attention_softmax_dim: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class EngineSpec:
+class EngineSpec(msgspec.Struct, frozen=True):
     """What the engine's host code costs beyond ``GpuSpec.step_ns``.
 
     A step takes at least ``layer_ns`` for each layer, in which the host launches its kernels while the GPU computes;
@@ -83,8 +79,7 @@ class EngineSpec:
     long_step_bytes_per_s: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class GpuSpec:
+class GpuSpec(msgspec.Struct, frozen=True):
     """Datasheet figures and the share of them that kernels reach. ``*_efficiency`` are fractions in (0, 1].
 
     ``collective_bytes_per_s`` is the bus bandwidth of one GPU in a tensor-parallel all-reduce and
@@ -109,8 +104,7 @@ class GpuSpec:
     engine: EngineSpec = EngineSpec()
 
 
-@dataclass(frozen=True, slots=True)
-class NicSpec:
+class NicSpec(msgspec.Struct, frozen=True):
     """One RDMA NIC port, full duplex: ``rate_bytes_per_s`` each way, after protocol overhead.
 
     ``latency_ns``: one way, an empty message. ``operation_ns``: the initiator's cost to post one work request; posts of
@@ -130,8 +124,7 @@ class NicSpec:
     gap_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LayerTables:
+class LayerTables(msgspec.Struct, frozen=True):
     """Times of kernels in microseconds, of all layers of the model together; see ``kvsim.sim.layer_steps``.
 
     ``dense_us`` by ``tokens`` of the step, ``sequences_us`` by its requests. Attention, each table in C order:
@@ -157,8 +150,7 @@ class LayerTables:
     between_steps_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerHardware:
+class WorkerHardware(msgspec.Struct, frozen=True):
     """Hardware of the worker with the same index in ``ClusterSpec.workers``. ``nics`` NICs serve the whole worker and
     its traffic is striped over them evenly. ``uplink`` names the shared link between its network segment and the
     rest.
@@ -185,8 +177,7 @@ class WorkerHardware:
     layers: LayerTables | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceSpec:
+class DeviceSpec(msgspec.Struct, frozen=True):
     """Something that several workers compute on. With k of them busy each is ``slowdown[k - 1]`` times as slow as
     alone; see ``kvsim.sim.device`` for more than were measured. With ``copies`` whoever initiates a transfer keeps the
     device busy while the bytes flow, as a processor that copies them does."""
@@ -196,8 +187,7 @@ class DeviceSpec:
     copies: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class UplinkSpec:
+class UplinkSpec(msgspec.Struct, frozen=True):
     """A shared, full-duplex link that joins one network segment to the others."""
 
     name: str
@@ -205,8 +195,7 @@ class UplinkSpec:
     latency_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class MessageSpec:
+class MessageSpec(msgspec.Struct, frozen=True):
     """Costs of the two-sided baseline: the rendezvous before each transfer takes ``handshakes`` round trips plus
     ``handshake_ns`` of software; gather and scatter run at ``pack_efficiency`` of half the GPU's memory bandwidth
     (each byte is read and written once)."""
@@ -216,8 +205,7 @@ class MessageSpec:
     pack_efficiency: float
 
 
-@dataclass(frozen=True, slots=True)
-class Hardware:
+class Hardware(msgspec.Struct, frozen=True):
     """The simulated world beside its ``ClusterSpec``. ``workers[i]`` belongs to ``ClusterSpec.workers[i]``.
 
     ``decision_ns``: time between a report and the commands that answer it.
