@@ -398,7 +398,7 @@ def test_a_run_without_a_report_imports_only_what_it_needs(tmp_path: Path) -> No
         *("pandas", "matplotlib", "pyarrow.compute", "pyarrow.dataset", "scipy", "torch", "multiprocessing.pool"),
         *("rich.progress", "kvsim.report.figures", "kvsim.report.html", "kvsim.report.timeline"),
         *("kvsim.profile.fit", "kvsim.scenario.explain", "kvsim.plan", "kvsim.sweep", "kvsim.validation", "backends"),
-        *("kvsim.cli_real", "kvsim.cli_studies", "kvsim.cli_plan", "kvsim.cli_profile"),
+        *("kvsim.cli_real", "kvsim.cli_studies", "kvsim.cli_plan", "kvsim.cli_profile", "kvsim.profile.file_fields"),
     ]
     assert imported_by([*unneeded, "simpy"], *arguments) == ["simpy"]
 

@@ -13,7 +13,7 @@ from kvsim.errors import ScenarioError
 from kvsim.plan import plan_cluster
 from kvsim.plan.errors import PlanError
 from kvsim.profile import ProfileFile, StepPoint, fit_steps, profile_text, write_profile
-from kvsim.profile.fields import MeasuredRow
+from kvsim.profile.file_fields import MeasuredRow
 from kvsim.scenario import (
     ProfileError,
     Scenario,

@@ -33,7 +33,8 @@ from typing import TYPE_CHECKING
 from kvsim.lazy_names import names_of
 
 if TYPE_CHECKING:
-    from kvsim.profile.fields import ProfileFile, WorkerProfile
+    from kvsim.profile.fields import WorkerProfile
+    from kvsim.profile.file_fields import ProfileFile
     from kvsim.profile.fit import FitError, FittedSteps, fit_steps
     from kvsim.profile.points import StepPoint
     from kvsim.profile.write import profile_text, write_profile
@@ -54,7 +55,7 @@ __getattr__, __dir__ = names_of(
     {
         "FitError": "kvsim.profile.fit",
         "FittedSteps": "kvsim.profile.fit",
-        "ProfileFile": "kvsim.profile.fields",
+        "ProfileFile": "kvsim.profile.file_fields",
         "StepPoint": "kvsim.profile.points",
         "WorkerProfile": "kvsim.profile.fields",
         "fit_steps": "kvsim.profile.fit",

@@ -12,7 +12,8 @@ from statistics import median
 import numpy as np
 
 from kvsim.errors import KvsimError
-from kvsim.profile.fields import DecodeRow, PrefillSteps, Residual, Steps, TokensRow, costs_of
+from kvsim.profile.fields import DecodeRow, PrefillSteps, Steps, TokensRow, costs_of
+from kvsim.profile.file_fields import Residual
 from kvsim.profile.least_squares import Floats, independent, robust_fit
 from kvsim.profile.points import StepPoint
 from kvsim.sim.measured import MeasuredSteps, interpolated

@@ -9,7 +9,7 @@ import yaml
 
 from kvsim.errors import KvsimError
 from kvsim.presets import load_gpus, load_models
-from kvsim.profile.fields import ProfileFile
+from kvsim.profile.file_fields import ProfileFile
 from kvsim.profile.fit_result import FitResult, fit_text
 from kvsim.profile.kernel_tables import COLUMNS, least_seconds
 from kvsim.profile.plausible import implausible

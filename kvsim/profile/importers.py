@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvsim.errors import KvsimError
-from kvsim.profile.fields import ProfileFile, TableFile
+from kvsim.profile.file_fields import ProfileFile, TableFile
 from kvsim.profile.write import write_profile
 from kvsim.profile_kinds import IMPORTERS
 
@@ -25,7 +25,7 @@ class ProfileImportError(KvsimError):
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What a kind makes of its tables: ``fields`` of the file (``kvsim.profile.fields.ProfileFile``) but for
+    """What a kind makes of its tables: ``fields`` of the file (``kvsim.profile.file_fields.ProfileFile``) but for
     ``kvsim_profile`` and ``tables``. The ``tables`` here are too long for it: each is written beside it as Parquet,
     and stands in ``columns`` with the meaning and the unit of each of its columns, in their order."""
 

@@ -10,7 +10,8 @@ from itertools import combinations
 from statistics import fmean, median
 
 from kvsim.presets.fields import ModelFields, NicFields
-from kvsim.profile.fields import Host, MeasuredRow, MessageProfile, ProfileFile
+from kvsim.profile.fields import Host, MessageProfile
+from kvsim.profile.file_fields import MeasuredRow, ProfileFile
 from kvsim.profile.fit import FittedSteps, fit_steps, predicted_ns
 from kvsim.profile.measurement import Measurement, TransferSample
 from kvsim.profile.points import StepPoint

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from kvsim.presets.fields import AllReduceFields, NicFields
-from kvsim.profile.fields import Residual
+from kvsim.profile.file_fields import Residual
 from kvsim.profile.importers import Imported, ProfileImportError
 from kvsim.profile.message_fit import FittedMessages, MessagePoint, fit_messages, signed_errors
 from kvsim.sim.collectives import ring_bytes

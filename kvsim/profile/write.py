@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from kvsim.profile.fields import ProfileFile
+from kvsim.profile.file_fields import ProfileFile
 
 _ORDER = (
     "kvsim_profile",

@@ -8,16 +8,20 @@ mean.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
 from pydantic import ValidationError
 
 from kvsim.errors import KvsimError, Problem
-from kvsim.profile.fields import ProfileFile, WorkerProfile
+from kvsim.profile.fields import WorkerProfile
 from kvsim.scenario.merge import expand_preset, merge
 from kvsim.scenario.problems import Report, in_order
 from kvsim.scenario.tree import Node, found, problem_at, read_file
+
+if TYPE_CHECKING:
+    from kvsim.profile.file_fields import ProfileFile
 
 
 class ProfileError(KvsimError):
@@ -29,7 +33,7 @@ class ProfileError(KvsimError):
         self.problems = problems
 
 
-def read_profile(path: str | Path) -> ProfileFile:
+def read_profile(path: str | Path) -> "ProfileFile":
     """Read a profile file. Raises ProfileError with everything that is wrong."""
     read = _read(str(path))
     if read.profile is None:
@@ -41,11 +45,13 @@ class _Read(msgspec.Struct, frozen=True):
     """A profile file; without ``profile`` it has problems."""
 
     tree: Node | None
-    profile: ProfileFile | None
+    profile: "ProfileFile | None"
     problems: tuple[Problem, ...]
 
 
 def _read(path: str) -> _Read:
+    from kvsim.profile.file_fields import ProfileFile  # noqa: PLC0415  # most scenarios have no profile
+
     tree, problems = read_file(path, "profile")
     if tree is None or problems:
         return _Read(tree, None, tuple(problems))
