@@ -30,8 +30,8 @@ def expand_steps(segments: Integers, workers: int) -> StepColumns:
     segment does. Nanoseconds and what is below them are kept apart: their sum in femtoseconds could exceed 64 bits.
     """
     narrow = np.min_scalar_type(workers)  # numpy sorts short integers by radix
-    log = segments[:, np.argsort(segments[0].astype(narrow), kind="stable")]
-    worker, steps = log[0], log[5]
+    order = np.argsort(segments[0].astype(narrow), kind="stable")
+    worker, steps, mixed = segments[0][order], segments[5][order], segments[6][order]
     last = np.cumsum(steps)
     total = int(last[-1]) if len(last) else 0
     end_ns = np.empty(total, dtype=np.int64)
@@ -41,7 +41,7 @@ def expand_steps(segments: Integers, workers: int) -> StepColumns:
         until = int(np.searchsorted(last, begun + PIECE_STEPS, side="right"))
         until = max(until, first + 1)
         piece = slice(begun, int(last[until - 1]))
-        end_ns[piece], lasted_ns = _expanded(log[:, first:until])
+        end_ns[piece], lasted_ns = _expanded(segments[:, order[first:until]])
         duration_ns = duration_ns.astype(np.promote_types(duration_ns.dtype, _width(lasted_ns)), copy=False)
         duration_ns[piece] = lasted_ns
         first, begun = until, piece.stop
@@ -51,7 +51,7 @@ def expand_steps(segments: Integers, workers: int) -> StepColumns:
         worker=step_worker,
         end_ns=end_ns,
         duration_ns=duration_ns,
-        mixed=np.repeat(log[6] == 1, steps),
+        mixed=np.repeat(mixed == 1, steps),
     )
 
 
