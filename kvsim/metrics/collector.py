@@ -102,12 +102,10 @@ class Collector:
         if events:
             self._end_ns = now_ns
         handlers = self._handlers
-        for event in events:
-            if (handler := handlers[type(event)]) is not None:
-                handler(now_ns, event)
-        for command in commands:
-            if (handler := handlers[type(command)]) is not None:
-                handler(now_ns, command)
+        now: Any = now_ns  # compiled, an integer is turned into an object at each such call, and this is one already
+        for message in [*events, *commands]:
+            if (handler := handlers[type(message)]) is not None:
+                handler(now, message)
         self._calls += 1
         if self._calls % PACK_CALLS == 0:
             for log in self._logs:
@@ -242,9 +240,8 @@ class Collector:
             self._join_batch(now_ns, command.worker, command.decoding)
 
     def _run_decode(self, now_ns: int, command: RunDecode) -> None:
-        worker = command.worker
-        self._decode_run[worker] = command.run
-        self._join_batch(now_ns, worker, command.batch)
+        self._decode_run[command.worker] = command.run
+        self._join_batch(now_ns, command.worker, command.batch)
 
     def _start_transfer(self, now_ns: int, command: StartTransfer) -> None:
         self._transfers_in_flight[command.transfer] = command, self._transfers_noted

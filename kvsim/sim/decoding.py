@@ -5,9 +5,12 @@ start, so what a step does to a batch is one addition, however many requests it 
 """
 
 from heapq import heappop, heappush
+from typing import Final
 
 from kvsim.core.messages import RequestId, RunPrefill
 from kvsim.sim.truth import Truth
+
+UNKNOWN: Final = -1
 
 
 class DecodingRequests:
@@ -22,12 +25,14 @@ class DecodingRequests:
         self._ends: dict[RequestId, int] = {}
         self._joined: dict[RequestId, int] = {}
         self._end_heap: list[tuple[int, RequestId]] = []
+        self._first_end = UNKNOWN
 
     def join(self, batch: tuple[RequestId, ...]) -> None:
         """Take in those who are new in the batch. They stand at its end, so the walk stops at the first known one."""
         for request in reversed(batch):
             if request in self._joined:
                 break
+            self._first_end = UNKNOWN
             self._joined[request] = self._steps_total
             self.context_tokens += self._truth.context_tokens(request)
             end = self._steps_total + self._truth.tokens_left(request)
@@ -38,6 +43,7 @@ class DecodingRequests:
         """The request has lost its blocks here: if it was decoding, it no longer is."""
         joined = self._joined.pop(request, None)
         if joined is not None:
+            self._first_end = UNKNOWN
             del self._ends[request]
             self.context_tokens -= self._truth.context_tokens(request) + self._steps_total - joined
             self._truth.add_tokens(request, self._steps_total - joined)
@@ -78,8 +84,10 @@ class DecodingRequests:
 
     def _next_end(self) -> int:
         """The step count at which the first request of the batch finishes. Drops those that left."""
-        while True:
+        while self._first_end == UNKNOWN:
             end, request = self._end_heap[0]
             if self._ends.get(request) == end:
-                return end
-            heappop(self._end_heap)
+                self._first_end = end
+            else:
+                heappop(self._end_heap)
+        return self._first_end

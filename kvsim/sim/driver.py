@@ -222,10 +222,13 @@ class Simulation:
         if not commands:
             self._count_in_vain(events)
         if self._decision_ns:
-            self._clock.call_after(self._decision_ns, lambda: self._carry_out(commands))
+            self._carry_out_later(commands)
         else:
             self._carry_out(commands)
         self._await_deadline()
+
+    def _carry_out_later(self, commands: list[Command]) -> None:
+        self._clock.call_after(self._decision_ns, lambda: self._carry_out(commands))
 
     def _put_in_charge(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler

@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import Final
 
 from kvsim.core.messages import TransferKind
-from kvsim.sim.clock import Clock
+from kvsim.sim.clock import Clock, Wake
 from kvsim.sim.fairshare import Bundle, fair_byte_rates
 from kvsim.sim.flow import NEVER_NS, Flow, Path
 from kvsim.sim.hardware import Hardware, UplinkSpec, WorkerHardware
@@ -201,10 +201,10 @@ class Network:
             return
         self._timer_at_ns = next_at_ns
         self._timer_generation += 1
-        generation = self._timer_generation
-        self._clock.call_after(next_at_ns - self._clock.now_ns, lambda: self._on_timer(generation))
+        self._clock.wake_after(next_at_ns - self._clock.now_ns, _Timer(self, self._timer_generation))
 
-    def _on_timer(self, generation: int) -> None:
+    def end_flows(self, generation: int) -> None:
+        """The timer of this generation is over: flows whose last byte has left finish, unless it is outdated."""
         if generation != self._timer_generation:
             return
         self._timer_at_ns = NEVER_NS
@@ -288,6 +288,17 @@ class Network:
                 index, uplink = self._uplinks[name]
                 crossed.append((uplink, len(self._workers) * len(_Resource) + 2 * index + direction))
         return crossed
+
+
+class _Timer(Wake):
+    """The next end of a flow, as it was planned."""
+
+    def __init__(self, network: Network, generation: int) -> None:
+        self._network = network
+        self._generation = generation
+
+    def act(self) -> None:
+        self._network.end_flows(self._generation)
 
 
 def _index(worker: int, resource: _Resource) -> int:
