@@ -18,7 +18,7 @@ MYPY_OPTIONS = ("--follow-imports=silent", "--ignore-missing-imports", "--no-war
 INTERPRETED = ("__init__", "message_base", "messages", "mode_messages", "worker_messages", "cluster")
 """Their msgspec structs are compiled code already."""
 
-DIRECT_CALLS = ["-fvisibility=hidden", "-fno-semantic-interposition"]
+DIRECT_CALLS = ["-fvisibility=hidden", "-fno-semantic-interposition", "-fno-plt"]
 """Nobody replaces our functions from outside, so compiled code need not look them up to call itself."""
 
 HOT_MODULES = (

@@ -42,8 +42,9 @@ def run(
             bar.advance_to(finished, total=total, description=variant)
 
         try:
+            watched = advance if bar.is_shown else None  # counting costs more than it should where nobody looks
             result = run_scenario(
-                loaded, folder, record=record, timeline=timeline, audit=audit, report=report, advance=advance
+                loaded, folder, record=record, timeline=timeline, audit=audit, report=report, advance=watched
             )
         except KeyboardInterrupt:
             kept = f"the variants that had finished are in {folder}" if (folder / SUMMARY).is_file() else "nothing kept"

@@ -210,19 +210,20 @@ def _simulate_recorded(
 
 
 def _watcher(advance: Advance | None, name: str, done: int, total: int) -> tuple[Observer, ...]:
-    """An observer that counts finished requests and tells ``advance``; none if nobody watches."""
+    """An observer that counts finished requests and tells ``advance`` of each thousandth; none if nobody watches."""
     if advance is None:
         return ()
     from kvsim.core.messages import FinishRequest  # noqa: PLC0415
 
     tell = advance
-    finished = done
+    finished = told = done
 
     def watch(_now_ns: int, _events: object, commands: Any) -> None:
-        nonlocal finished
-        ended = sum([type(command) is FinishRequest for command in commands])
-        if ended:
-            finished += ended
+        nonlocal finished, told
+        for command in commands:
+            finished += type(command) is FinishRequest
+        if (finished - told) * 1000 >= total or finished == total != told:
+            told = finished
             tell(finished, total, name)
 
     tell(done, total, name)

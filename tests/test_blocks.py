@@ -1,13 +1,15 @@
 """Block pools: allocation by table, growth that agrees with what was promised, and the conservation law."""
 
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvsim.core.blocks import BlockPool, _Table
+from kvsim.core.blocks import BlockPool, BlockTable
 from kvsim.core.cluster import Allocation
+from kvsim.core.free_blocks import FirstFit
 from kvsim.core.messages import BlockRuns, RequestId
 
 A, B, C, D = (RequestId(request) for request in range(4))
@@ -62,7 +64,7 @@ def test_growth_takes_exactly_the_blocks_that_were_promised_in_their_order(alloc
     grown = []
     for request in (A, C, A, A, C, A, C):
         before = ids(pool.table(request))
-        pool.grow([request])
+        pool.grow([pool.growing_table(request)])
         grown += ids(pool.table(request))[len(before) :]
     assert grown == promised
     pool.check()
@@ -71,7 +73,7 @@ def test_growth_takes_exactly_the_blocks_that_were_promised_in_their_order(alloc
 def test_growth_next_to_the_last_block_extends_its_run() -> None:
     pool = BlockPool(4, "first_fit")
     pool.assign(A, 2)
-    pool.grow([A])
+    pool.grow([pool.growing_table(A)])
     assert pool.table(A) == ((0, 3),)
 
 
@@ -100,7 +102,7 @@ def test_check_notices_blocks_that_are_owned_twice_or_do_not_exist(
     pool = BlockPool(4, allocation)
     pool.assign(A, 2)
     pool.check()
-    pool._tables[B] = _Table(runs, generation=0)
+    pool._tables[B] = BlockTable(tuple(runs), generation=0)
     with pytest.raises(AssertionError, match=message):
         pool.check()
 
@@ -133,10 +135,26 @@ def test_no_sequence_of_assign_grow_release_loses_or_doubles_a_block(
             assert pool.release(request) == len(owned.pop(request))
         elif request in owned and blocks % 3 == 1 and pool.blocks_free:
             owned[request] += ids(pool.peek(1))
-            pool.grow([request])
+            pool.grow([pool.growing_table(request)])
         elif blocks <= pool.blocks_free:
             owned.setdefault(request, []).extend(ids(pool.assign(request, blocks)))
         pool.check()
         for owner, table in owned.items():
             assert ids(pool.table(owner)) == table
             assert pool.blocks_of(owner) == len(table)
+
+
+@given(st.integers(2, 300), st.integers(1, 40), st.randoms(use_true_random=False))
+def test_a_whole_table_is_given_back_as_its_runs_would_be(blocks_total: int, taken: int, random: Random) -> None:
+    together, one_by_one = FirstFit(blocks_total), FirstFit(blocks_total)
+    blocks = ids(together.take(blocks_total))
+    one_by_one.take(blocks_total)
+    random.shuffle(blocks)
+    table, others = blocks[:taken], blocks[taken:]
+    for block in others[: random.randint(0, len(others))]:
+        together.give_back(block, 1)
+        one_by_one.give_back(block, 1)
+    together.give_back_table([(block, 1) for block in table])
+    for block in table:
+        one_by_one.give_back(block, 1)
+    assert list(together.runs()) == list(one_by_one.runs())

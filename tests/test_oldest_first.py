@@ -43,7 +43,7 @@ def test_what_is_kept_is_overwritten_from_its_end() -> None:
     pool.release_kept(ONE, 4)
     pool.assign(OTHER, 4)  # the blocks 4 to 7, which nobody has used
     assert pool.blocks_kept(ONE) == 4
-    pool.grow([OTHER])
+    pool.grow([pool.growing_table(OTHER)])
     pool.assign(RequestId(3), 1)
     assert pool.table(OTHER) == ((4, 4), (3, 1))
     assert pool.blocks_kept(ONE) == 2

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import kvsim
+from kvsim.core.messages import FinishRequest, RequestId
 from kvsim.errors import KvsimError, RunFolderError, ScenarioError, TraceError
 from kvsim.metrics import summarise
 from kvsim.run_folder import (
@@ -25,7 +26,7 @@ from kvsim.run_folder import (
     prepare_folder,
 )
 from kvsim.scenario import Scenario, load_scenario
-from kvsim.study import link_rates, run_scenario, simulate, workload_of
+from kvsim.study import _watcher, link_rates, run_scenario, simulate, workload_of
 
 SMALL = Path(__file__).parent / "golden" / "small.yaml"
 MODES = ["pull", "push", "streamed", "message", "colocated"]
@@ -267,6 +268,16 @@ def test_progress_counts_every_request_of_every_variant_once(tmp_path: Path) -> 
     assert finished[-1] == 40
     assert {total for _, total, _ in told} == {40}
     assert list(dict.fromkeys(name for _, _, name in told)) == MODES
+
+
+def test_a_long_run_is_told_in_thousandths() -> None:
+    told: list[int] = []
+    (watch,) = _watcher(lambda finished, _total, _name: told.append(finished), "pull", 0, 10_500)
+    for request in range(10_500):
+        watch(0, (), [FinishRequest(RequestId(request), "stop")])
+    assert told[:3] == [0, 11, 22]
+    assert len(told) == 956
+    assert told[-1] == 10_500
 
 
 def interrupt_in(variant: str) -> Callable[[int, int, str], None]:

@@ -24,14 +24,30 @@ def free_list(allocation: Allocation, blocks_total: int) -> FreeList:
     return Scattered(blocks_total) if allocation == "scattered" else OldestFirst(blocks_total)
 
 
-class _Table:
-    """The blocks of one request as runs, in order of their tokens, and their generation."""
+class BlockTable:
+    """The blocks of one request as runs, in order of their tokens, and their generation. ``end`` is the block that
+    would continue the last run."""
 
-    __slots__ = ("generation", "runs")
+    __slots__ = ("end", "generation", "runs")
 
-    def __init__(self, runs: list[tuple[int, int]], generation: int) -> None:
-        self.runs = runs
+    def __init__(self, runs: BlockRuns, generation: int) -> None:
+        self.runs = list(runs)
         self.generation = generation
+        self.end = runs[-1][0] + runs[-1][1]
+
+    def extend(self, runs: BlockRuns) -> None:
+        """These blocks follow."""
+        self.runs.extend(runs)
+        self.end = runs[-1][0] + runs[-1][1]
+
+    def grow(self, block: int) -> None:
+        """One block follows."""
+        if block == self.end:
+            first, blocks = self.runs[-1]
+            self.runs[-1] = (first, blocks + 1)
+        else:
+            self.runs.append((block, 1))
+        self.end = block + 1
 
 
 class BlockPool:
@@ -42,7 +58,7 @@ class BlockPool:
         self.blocks_total = blocks_total
         self.blocks_free = blocks_total
         self._free = free_list(allocation, blocks_total)
-        self._tables: dict[RequestId, _Table] = {}
+        self._tables: dict[RequestId, BlockTable] = {}
 
     def assign(self, request: RequestId, blocks: int, generation: int = 0) -> BlockRuns:
         """Give the request this many more blocks, behind those that it has, marked with this generation. Returns the
@@ -52,30 +68,29 @@ class BlockPool:
         taken = self._free.take(blocks)
         table = self._tables.get(request)
         if table is None:
-            self._tables[request] = _Table(list(taken), generation)
+            self._tables[request] = BlockTable(taken, generation)
         else:
-            table.runs.extend(taken)
+            table.extend(taken)
             table.generation = generation
         return taken
 
-    def grow(self, requests: list[RequestId]) -> None:
-        """Give each of the requests, in order, one of the blocks that ``peek`` names, in order."""
-        if not requests:
+    def growing_table(self, request: RequestId) -> BlockTable:
+        """What ``grow`` takes to give this request a block; the same until the request's blocks are released."""
+        return self._tables[request]
+
+    def grow(self, tables: list[BlockTable]) -> None:
+        """Give each of the tables, in order, one of the blocks that ``peek`` names, in order."""
+        if not tables:
             return
-        self.blocks_free -= len(requests)
-        assert self.blocks_free >= 0, f"{len(requests)} requests grow, {self.blocks_free + len(requests)} blocks free"
-        tables, taken = self._tables, self._free.take_next(len(requests))
+        self.blocks_free -= len(tables)
+        assert self.blocks_free >= 0, f"{len(tables)} tables grow, {self.blocks_free + len(tables)} blocks free"
+        taken = self._free.take_next(len(tables))
         place = block = left = 0
-        for request in requests:
+        for table in tables:
             if not left:
                 block, left = taken[place]
                 place += 1
-            table = tables[request].runs
-            last_first, last_blocks = table[-1]
-            if last_first + last_blocks == block:
-                table[-1] = (last_first, last_blocks + 1)
-            else:
-                table.append((block, 1))
+            table.grow(block)
             block += 1
             left -= 1
 
@@ -86,11 +101,9 @@ class BlockPool:
 
     def release(self, request: RequestId) -> int:
         """Free all blocks of the request. Returns how many."""
-        released = 0
-        free = self._free
-        for first_block, blocks in reversed(self._tables.pop(request).runs):
-            free.give_back(first_block, blocks)
-            released += blocks
+        runs = self._tables.pop(request).runs
+        released = sum([blocks for _, blocks in runs])
+        self._free.give_back_table(runs)
         self.blocks_free += released
         return released
 
@@ -112,7 +125,7 @@ class BlockPool:
         assert request not in self._tables, f"request {request} takes back blocks beside those that it has"
         taken = self._free.take_back(request, blocks)
         self.blocks_free -= blocks
-        self._tables[request] = _Table(list(taken), generation)
+        self._tables[request] = BlockTable(taken, generation)
         return taken
 
     def table(self, request: RequestId) -> BlockRuns:

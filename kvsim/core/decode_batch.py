@@ -2,17 +2,21 @@
 
 A run of k steps must leave the same state as k runs of one step, at a cost that does not grow with k times the batch.
 So requests are kept in buckets by the step in which they next cross a block boundary: that step modulo the block size
-never changes while a request stays. What a request has generated follows from the worker's step count.
+never changes while a request stays, and neither does the table that grows then.
+What a request has generated follows from the worker's step count.
 
 It must not know when steps happen or who is admitted.
 """
 
 from collections.abc import Iterator
 from heapq import heappop, heappush
+from typing import Final
 
-from kvsim.core.blocks import BlockPool
+from kvsim.core.blocks import BlockPool, BlockTable
 from kvsim.core.messages import RequestId
 from kvsim.core.request import RequestState
+
+UNKNOWN: Final = -1
 
 
 class DecodeBatch:
@@ -23,8 +27,9 @@ class DecodeBatch:
         self._pool = pool
         self._block_tokens = block_tokens
         self._members: dict[RequestId, RequestState] = {}
-        self._buckets: list[dict[RequestId, None]] = [{} for _ in range(block_tokens)]
+        self._buckets: list[dict[RequestId, BlockTable]] = [{} for _ in range(block_tokens)]
         self._limits: list[tuple[int, RequestId]] = []
+        self._first_limit = UNKNOWN
 
     def __len__(self) -> int:
         return len(self._members)
@@ -45,12 +50,14 @@ class DecodeBatch:
         assert state.generated < state.generated_max, f"request {request} joins at its limit of {state.generated_max}"
         state.joined_step = self.steps_total
         self._members[request] = state
-        self._bucket(state)[request] = None
+        self._bucket(state)[request] = self._pool.growing_table(request)
+        self._first_limit = UNKNOWN
         heappush(self._limits, (self._limit_step(state), request))
 
     def leave(self, request: RequestId) -> RequestState:
         """Remove a member and write its progress into its state."""
         state = self._members.pop(request)
+        self._first_limit = UNKNOWN
         del self._bucket(state)[request]
         steps = self.steps_total - state.joined_step
         state.generated += steps
@@ -92,14 +99,14 @@ class DecodeBatch:
         first = self.steps_total
         self.steps_total += steps
         block_tokens = self._block_tokens
-        one_cycle: list[RequestId] = []  # who grows in as many steps as a block has tokens: each member once
+        one_cycle: list[BlockTable] = []  # who grows in as many steps as a block has tokens: each member once
         rest = steps % block_tokens
         in_rest = 0  # those of them that grow in the steps beyond whole cycles
         for offset in range(min(steps, block_tokens)):
             bucket = self._buckets[(first + offset) % block_tokens]
             if bucket:
-                for request in bucket:
-                    one_cycle.append(request)  # noqa: PERF402  # they are few: faster than extend
+                for table in bucket.values():
+                    one_cycle.append(table)  # noqa: PERF402  # they are few: faster than extend
             if offset < rest:
                 in_rest = len(one_cycle)
         if steps < block_tokens:
@@ -112,22 +119,26 @@ class DecodeBatch:
         reached: list[RequestId] = []
         while self._steps_to_limit() == 0:
             request = heappop(self._limits)[1]
+            self._first_limit = UNKNOWN
             if request not in reached:  # one that left and came back may be noted twice for the same step
                 reached.append(request)
         return reached
 
     def _steps_to_limit(self) -> int:
         """Steps until the first member reaches its limit. Drops entries of members that left."""
-        while self._limits:
+        while self._first_limit == UNKNOWN:
+            if not self._limits:
+                return 1 << 60
             step, request = self._limits[0]
             state = self._members.get(request)
             if state is not None and self._limit_step(state) == step:
-                return step - self.steps_total
-            heappop(self._limits)
-        return 1 << 60
+                self._first_limit = step
+            else:
+                heappop(self._limits)
+        return self._first_limit - self.steps_total
 
     def _limit_step(self, state: RequestState) -> int:
         return state.joined_step + state.generated_max - state.generated
 
-    def _bucket(self, state: RequestState) -> dict[RequestId, None]:
+    def _bucket(self, state: RequestState) -> dict[RequestId, BlockTable]:
         return self._buckets[(state.joined_step - state.context_tokens) % self._block_tokens]

@@ -6,6 +6,8 @@ It must not know why somebody wants blocks, nor whose they were.
 from collections.abc import Iterator
 from itertools import repeat
 from math import gcd
+from operator import itemgetter
+from typing import Any, Final
 
 from kvsim.core.messages import BlockRuns
 
@@ -29,9 +31,20 @@ class FreeList:
         """Add a run of blocks."""
         raise NotImplementedError
 
+    def give_back_table(self, table: list[tuple[int, int]]) -> None:
+        """Add the runs of a table, the last one first."""
+        for first_block, blocks in reversed(table):
+            self.give_back(first_block, blocks)
+
     def runs(self) -> Iterator[tuple[int, int]]:
         """All free blocks as (first block, blocks), for ``check`` only."""
         raise NotImplementedError
+
+
+_FIRST_BLOCK: Final = itemgetter(0)
+
+SORTED_IN_UP_TO: Final = 8
+"""A table is sorted in where there are at most so many free runs for each of its own, else each finds its place."""
 
 
 class FirstFit(FreeList):
@@ -95,6 +108,27 @@ class FirstFit(FreeList):
                 runs[index - 1] = (start, length + blocks)
                 return
         runs.insert(index, (first_block, blocks))
+
+    def give_back_table(self, table: list[tuple[int, int]]) -> None:
+        runs = self._runs
+        if len(table) == 1 or len(runs) > SORTED_IN_UP_TO * len(table):
+            for first_block, blocks in table:
+                self.give_back(first_block, blocks)
+            return
+        runs += table
+        runs.sort(key=_FIRST_BLOCK)
+        as_they_are: list[Any] = runs  # compiled, moving a pair as what it is takes it apart and makes a new one
+        last, end = 0, runs[0][0] + runs[0][1]
+        for index in range(1, len(runs)):
+            start, length = runs[index]
+            if start == end:
+                runs[last] = (runs[last][0], runs[last][1] + length)
+            else:
+                last += 1
+                if last != index:
+                    as_they_are[last] = as_they_are[index]
+            end = start + length
+        del runs[last + 1 :]
 
     def _place(self, block: int) -> int:
         """The index of the first run behind this block. ``bisect`` would compare pairs, which costs twice as much."""

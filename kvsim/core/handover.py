@@ -59,18 +59,19 @@ class HandOver:
         this ``generation``."""
         request = state.id
         source, target = state.prefill_side(), state.decode_side()
-        if request not in self._plans:
-            self._plans[request] = (self._planner(source, target).plan(*blocks), *blocks)
+        planned = self._plans.pop(request, None)
+        if planned is None:
+            planned = (self._planner(source, target).plan(*blocks), *blocks)
             if self._links is not None:
-                left_bytes = self._plans[request][0].size_bytes(self._kv.layers - state.layers_started)
+                left_bytes = planned[0].size_bytes(self._kv.layers - state.layers_started)
                 self._links.begin(request, source, target, left_bytes)
-        plan, source_blocks, target_blocks = self._plans[request]
+        plan, source_blocks, target_blocks = planned
         kind = KIND_OF_MODE[state.mode]
         first_layer = state.layers_started
         state.layers_started += layers
         last = state.layers_started == self._kv.layers
-        if last:
-            del self._plans[request]
+        if not last:
+            self._plans[request] = planned
         # each pair of ranks exchanges one packed message, or one operation for each coalesced range
         operations = plan.messages if kind == "message" else plan.operations(first_layer, layers)
         transfer = out.next_transfer()

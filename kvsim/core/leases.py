@@ -21,9 +21,9 @@ class Leases:
     @property
     def deadline_ns(self) -> int | None:
         """When the next one is over; None if there are none."""
-        for end_ns in self._ends_ns.values():
-            return end_ns
-        return None
+        if not self._ends_ns:
+            return None
+        return next(iter(self._ends_ns.values()))
 
     def begin(self, now_ns: int) -> None:
         """From now on it is ``now_ns``."""
@@ -32,6 +32,8 @@ class Leases:
     def expire(self) -> list[RequestId]:
         """Remove and return those that are over."""
         over: list[RequestId] = []
+        if not self._ends_ns:
+            return over
         for request, end_ns in self._ends_ns.items():
             if end_ns > self._now_ns:
                 break

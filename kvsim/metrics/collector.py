@@ -7,6 +7,8 @@ from all requests at once (``kvsim.metrics.derive``). It must not know who carri
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from msgspec.structs import astuple
+
 from kvsim.core.block_runs import count_blocks
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import (
@@ -103,7 +105,9 @@ class Collector:
             self._end_ns = now_ns
         handlers = self._handlers
         now: Any = now_ns  # compiled, an integer is turned into an object at each such call, and this is one already
-        for message in [*events, *commands]:
+        messages: list[Event | Command] = list(events)
+        messages += commands
+        for message in messages:
             if (handler := handlers[type(message)]) is not None:
                 handler(now, message)
         self._calls += 1
@@ -161,16 +165,15 @@ class Collector:
             self._leave_batch(request)
 
     def _decode_advanced(self, now_ns: int, event: DecodeAdvanced) -> None:
-        worker = event.worker
-        if self._decode_run[worker] != event.run:
+        worker, run, steps, first_step_fs, step_growth_fs, ended, finished, carry_fs = astuple(event)
+        if self._decode_run[worker] != run:
             return  # a late report of a run that has ended
-        steps = event.steps
         if steps:
             self._steps[worker] += steps
-            self._segments.put((worker, now_ns, event.first_step_fs, event.step_growth_fs, event.carry_fs, steps, 0))
-        if event.ended:
+            self._segments.put((worker, now_ns, first_step_fs, step_growth_fs, carry_fs, steps, 0))
+        if ended:
             self._decode_run[worker] = MISSING
-        for request in event.finished:
+        for request in finished:
             self._leave_batch(request)
 
     def _transfer_done(self, now_ns: int, event: TransferDone) -> None:
@@ -214,14 +217,14 @@ class Collector:
     # --- commands ---
 
     def _assign(self, now_ns: int, command: AssignBlocks) -> None:
-        worker, request = command.worker, command.request
+        worker, request, blocks, _ = astuple(command)
         resident = self._resident[worker]
         residency = resident.get(request)
         if residency is None:
             residency = resident[request] = self._residencies_noted
             self._residencies.put((request, worker))
             self._residencies_noted += 1
-        self._assigns.put((residency, now_ns, count_blocks(command.blocks)))
+        self._assigns.put((residency, now_ns, count_blocks(blocks)))
 
     def _release(self, now_ns: int, command: ReleaseBlocks) -> None:
         worker, request = command.worker, command.request
@@ -279,10 +282,10 @@ class Collector:
     def _note_chunks(self, command: RunPrefill, row: int) -> None:
         resident = self._resident[command.worker]
         for chunk in command.chunks:
-            request = chunk.request
-            self._chunks.put((request, row, resident.get(request, MISSING), chunk.start_token, chunk.tokens))
+            request, start_token, tokens = astuple(chunk)
+            self._chunks.put((request, row, resident.get(request, MISSING), start_token, tokens))
 
-    def _join_batch(self, now_ns: int, worker: int, batch: Sequence[int]) -> None:
+    def _join_batch(self, now_ns: int, worker: int, batch: tuple[int, ...]) -> None:
         """Open a span for each request of ``batch`` that has none.
 
         Requests that go on keep their order and new ones come last, so the walk starts at the end and the cost follows

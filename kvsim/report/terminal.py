@@ -294,6 +294,11 @@ class RunProgress:
         self._task = None if progress is None else progress.add_task(description, total=total)
         self._reached = 0.0
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether anybody sees it."""
+        return self._progress is not None
+
     def advance_to(self, position: float, *, total: float | None = None, description: str | None = None) -> None:
         """Say that ``position`` of the total is done. A new total or description replaces the one before."""
         self._reached = max(self._reached, position)

@@ -82,7 +82,8 @@ class StepModel:
         self._model = model
         self._gpu = gpu
         self._ranks = tensor_parallel
-        self._layers, self._hidden, self._experts = model.layers, model.hidden, model.experts
+        self._layers, self._hidden = model.layers, model.hidden
+        self._experts, self._experts_active = model.experts, model.experts_active
         self._dtype_bytes, self._kv_dtype_bytes = model.dtype_bytes, model.kv_dtype_bytes
         self._heads = model.heads // tensor_parallel
         self._kv_heads = div_ceil(model.kv_heads, tensor_parallel)
@@ -92,6 +93,10 @@ class StepModel:
         self._vocabulary = div_ceil(model.vocabulary, tensor_parallel)
         self._memory_bytes_per_s = gpu.memory_bytes_per_s * gpu.memory_efficiency
         self._activation_bytes = self._activation_bytes_per_token_and_layer()
+        self._attention_latency_s = gpu.kernels.attention_latency_ns / 1e9
+        self._launches_s = self._layers * gpu.launch_ns / 1e9
+        self._host_layers_s = self._layers * gpu.engine.layer_ns / 1e9
+        self._step_ns, self._prompt_ns, self._request_ns = gpu.step_ns, gpu.engine.prompt_ns, gpu.engine.request_ns
         self._gemm = GemmLaw(gpu, model.dtype_bytes)
         self._pair_s = attention_pair_s(gpu, model.head_dim)
         self._decode_tiles_s = decode_tile_pairs(gpu.kernels, self._heads, self._kv_heads) * self._pair_s
@@ -156,11 +161,10 @@ class StepModel:
         """
         tokens = sum([chunk_tokens for _, chunk_tokens in chunks]) + decode_requests
         assert tokens > 0, "a step without tokens"
-        gpu, layers, hidden = self._gpu, self._layers, self._hidden
-        engine, requests = gpu.engine, len(chunks) + decode_requests
+        layers, hidden, requests = self._layers, self._hidden, len(chunks) + decode_requests
         # Embedding: one row is read and one written per token.
         embedding_s = 2 * tokens * hidden * self._dtype_bytes / self._memory_bytes_per_s
-        attention_s = gpu.kernels.attention_latency_ns / 1e9  # one call, for prompts and decodes
+        attention_s = self._attention_latency_s  # one call, for prompts and decodes
         prompt_s = layers * self._prompt_attention_s(chunks)
         decode_s = layers * decode_requests * self._decode_tiles_s
         costs = StepCosts(
@@ -174,10 +178,10 @@ class StepModel:
             embedding_s=embedding_s,
             lm_head_s=self._gemm.seconds(requests, hidden, self._vocabulary),
             collectives_s=layers * 2 * self._all_reduce_s(tokens),
-            overhead_s=layers * gpu.launch_ns / 1e9,
+            overhead_s=self._launches_s,
         )
-        waits_s = max(0.0, layers * engine.layer_ns / 1e9 - costs.total_s)
-        host_ns = gpu.step_ns + len(chunks) * engine.prompt_ns + requests * engine.request_ns
+        waits_s = max(0.0, self._host_layers_s - costs.total_s)
+        host_ns = self._step_ns + len(chunks) * self._prompt_ns + requests * self._request_ns
         costs.overhead_s = costs.overhead_s + waits_s + host_ns / 1e9
         return costs
 
@@ -187,11 +191,11 @@ class StepModel:
         Weights are read of the experts that any token picks. Under uniform routing a token misses a given expert with
         probability 1 - k/E, so E * (1 - (1 - k/E)**tokens) of E experts are expected to be touched. Dense is E = k = 1.
         """
-        model = self._model
-        touched = model.experts * (1.0 - (1.0 - model.experts_active / model.experts) ** tokens)
-        rows = tokens * model.experts_active
-        gate_and_up_s = self._gemm.seconds(rows, model.hidden, 2 * self._intermediate, touched)
-        return gate_and_up_s + self._gemm.seconds(rows, self._intermediate, model.hidden, touched)
+        hidden, experts, active = self._hidden, self._experts, self._experts_active
+        touched = experts * (1.0 - (1.0 - active / experts) ** tokens)
+        rows = tokens * active
+        gate_and_up_s = self._gemm.seconds(rows, hidden, 2 * self._intermediate, touched)
+        return gate_and_up_s + self._gemm.seconds(rows, self._intermediate, hidden, touched)
 
     def _prompt_attention_s(self, chunks: Sequence[tuple[int, int]]) -> float:
         """Attention of one layer over chunks of prompts, all in one call."""

@@ -67,6 +67,10 @@ class DecodingRequests:
         """Those of the batch that finish now, in batch order; they leave when the scheduler releases their blocks."""
         if self._next_end() != self._steps_total:
             return ()
+        heap = self._end_heap
+        second_end = min([end for end, _ in heap[1:3]], default=UNKNOWN)  # one of these is the next in the heap
+        if second_end != self._steps_total:
+            return (heap[0][1],)
         return tuple([request for request in batch if self._ends[request] == self._steps_total])
 
     def end_prefill(self, command: RunPrefill) -> tuple[RequestId, ...]:

@@ -311,4 +311,7 @@ class Simulation:
         deadline_ns = self.scheduler.deadline_ns
         if deadline_ns is not None and deadline_ns != self._deadline_ns:
             self._deadline_ns = deadline_ns
-            self._clock.call_after(deadline_ns - self.now_ns, lambda: self._report(DeadlineReached()))
+            self._clock.call_after(deadline_ns - self.now_ns, self._report_deadline)
+
+    def _report_deadline(self) -> None:
+        self._report(DeadlineReached())
