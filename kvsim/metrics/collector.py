@@ -32,13 +32,13 @@ from kvsim.core.messages import (
 )
 from kvsim.metrics.columns import FINISH_REASONS, MISSING, SERVING_MODES, RunColumns
 from kvsim.metrics.derive import derive_columns
-from kvsim.metrics.log import Log, with_column
+from kvsim.metrics.log import Boxed, Log, with_column
 from kvsim.metrics.logs import Logs
 from kvsim.metrics.mishaps import TRANSFER_CUT, TRANSFER_FAILED, TRANSFER_STALE, Mishaps
 from kvsim.metrics.role_log import ROLE_MESSAGES, RoleLog
 from kvsim.metrics.unnoted import UNNOTED
 
-PACK_CALLS: Final = 1 << 13
+PACK_CALLS: Final = 1 << 8
 """How often full logs are looked for."""
 
 
@@ -75,10 +75,10 @@ class Collector:
         self._steps = [0] * workers
         self._batch_size = [0] * workers
         self._decode_run: list[int] = [MISSING] * workers
-        self._decoding: dict[int, tuple[int, int]] = {}  # request -> row of its open span, worker
-        self._resident: list[dict[int, int]] = [{} for _ in range(workers)]  # request -> its open residency
-        self._prefills_in_flight: dict[int, tuple[RunPrefill, int, int]] = {}  # run -> command, row, start
-        self._transfers_in_flight: dict[int, tuple[StartTransfer, int]] = {}  # transfer -> command, row
+        self._decoding: dict[Boxed, tuple[Boxed, Boxed]] = {}  # request -> row of its open span, worker
+        self._resident: list[dict[Boxed, Boxed]] = [{} for _ in range(workers)]  # request -> its open residency
+        self._prefills_in_flight: dict[Boxed, tuple[RunPrefill, Boxed, Boxed]] = {}  # run -> command, row, start
+        self._transfers_in_flight: dict[Boxed, tuple[StartTransfer, Boxed]] = {}  # transfer -> command, row
         self._handlers: dict[type, Callable[[int, Any], None] | None] = {
             **dict.fromkeys(UNNOTED),
             **dict.fromkeys(ROLE_MESSAGES, self._role_log.note),
@@ -104,7 +104,7 @@ class Collector:
         if events:
             self._end_ns = now_ns
         handlers = self._handlers
-        now: Any = now_ns  # compiled, an integer is turned into an object at each such call, and this is one already
+        now: Boxed = now_ns
         messages: list[Event | Command] = list(events)
         messages += commands
         for message in messages:
@@ -143,28 +143,30 @@ class Collector:
 
     # --- events ---
 
-    def _arrived(self, now_ns: int, event: RequestArrived) -> None:
-        request = event.request
-        self._arrivals.put((request.id, request.prompt_tokens, now_ns))
+    def _arrived(self, now_ns: Boxed, event: RequestArrived) -> None:
+        request, prompt_tokens, _, _ = astuple(event.request)
+        self._arrivals.put((request, prompt_tokens, now_ns))
 
-    def _prefill_done(self, now_ns: int, event: PrefillDone) -> None:
-        prefill = self._prefills_in_flight.pop(event.run, None)
+    def _prefill_done(self, now_ns: Boxed, event: PrefillDone) -> None:
+        _, run, finished = astuple(event)
+        prefill = self._prefills_in_flight.pop(run, None)
         if prefill is None:
             return  # reported twice
         command, row, start_ns = prefill
         self._prefill_ends.put((row, now_ns))
         self._note_chunks(command, row)
-        for request in command.completes:
+        completes: tuple[Boxed, ...] = command.completes
+        for request in completes:
             self._spans.put((request, MISSING, MISSING, MISSING, now_ns))
             self._spans_noted += 1
         if command.decoding:
             self._steps[command.worker] += 1
             duration_fs = (now_ns - start_ns) * FEMTOSECONDS_PER_NS
             self._segments.put((command.worker, now_ns, duration_fs, 0, 0, 1, 1))
-        for request in event.finished:
+        for request in finished:
             self._leave_batch(request)
 
-    def _decode_advanced(self, now_ns: int, event: DecodeAdvanced) -> None:
+    def _decode_advanced(self, now_ns: Boxed, event: DecodeAdvanced) -> None:
         worker, run, steps, first_step_fs, step_growth_fs, ended, finished, carry_fs = astuple(event)
         if self._decode_run[worker] != run:
             return  # a late report of a run that has ended
@@ -176,24 +178,25 @@ class Collector:
         for request in finished:
             self._leave_batch(request)
 
-    def _transfer_done(self, now_ns: int, event: TransferDone) -> None:
-        transfer = self._transfers_in_flight.pop(event.transfer, None)
-        if transfer is None:
+    def _transfer_done(self, now_ns: Boxed, event: TransferDone) -> None:
+        transfer, generation = astuple(event)
+        in_flight = self._transfers_in_flight.pop(transfer, None)
+        if in_flight is None:
             return  # reported twice
-        command, row = transfer
-        if event.generation != command.generation:  # it brought somebody else's KV
+        command, row = in_flight
+        if generation != command.generation:  # it brought somebody else's KV
             self._mishaps.broke(now_ns, TRANSFER_STALE, command)
             return
         self._transfer_ends.put((row, now_ns))
         self._transfer_residencies.put((row, self._resident[command.target].get(command.request, MISSING)))
 
-    def _transfer_failed(self, now_ns: int, event: TransferFailed) -> None:
+    def _transfer_failed(self, now_ns: Boxed, event: TransferFailed) -> None:
         """It never ends: what it carried is moved by another transfer."""
         transfer = self._transfers_in_flight.pop(event.transfer, None)
         if transfer is not None:
             self._mishaps.broke(now_ns, TRANSFER_FAILED, transfer[0])
 
-    def _worker_lost(self, now_ns: int, event: WorkerLost) -> None:
+    def _worker_lost(self, now_ns: Boxed, event: WorkerLost) -> None:
         """Its blocks are nobody's, its run and its batch are over."""
         self._role_log.note(now_ns, event)
         worker = event.worker
@@ -216,7 +219,7 @@ class Collector:
 
     # --- commands ---
 
-    def _assign(self, now_ns: int, command: AssignBlocks) -> None:
+    def _assign(self, now_ns: Boxed, command: AssignBlocks) -> None:
         worker, request, blocks, _ = astuple(command)
         resident = self._resident[worker]
         residency = resident.get(request)
@@ -226,8 +229,8 @@ class Collector:
             self._residencies_noted += 1
         self._assigns.put((residency, now_ns, count_blocks(blocks)))
 
-    def _release(self, now_ns: int, command: ReleaseBlocks) -> None:
-        worker, request = command.worker, command.request
+    def _release(self, now_ns: Boxed, command: ReleaseBlocks) -> None:
+        worker, request = astuple(command)
         residency = self._resident[worker].pop(request, None)
         if residency is not None:
             self._releases.put((residency, now_ns))
@@ -235,41 +238,35 @@ class Collector:
         if span is not None and span[1] == worker:
             self._leave_batch(request)
 
-    def _run_prefill(self, now_ns: int, command: RunPrefill) -> None:
-        self._prefills_in_flight[command.run] = command, self._prefills_noted, now_ns
-        self._prefill_runs.put((command.worker, now_ns, len(command.chunks) + len(command.decoding)))
+    def _run_prefill(self, now_ns: Boxed, command: RunPrefill) -> None:
+        worker, run, chunks, _, decoding, _, _ = astuple(command)
+        self._prefills_in_flight[run] = command, self._prefills_noted, now_ns
+        self._prefill_runs.put((worker, now_ns, len(chunks) + len(decoding)))
         self._prefills_noted += 1
-        if command.decoding:
-            self._join_batch(now_ns, command.worker, command.decoding)
+        if decoding:
+            self._join_batch(now_ns, worker, decoding)
 
-    def _run_decode(self, now_ns: int, command: RunDecode) -> None:
-        self._decode_run[command.worker] = command.run
-        self._join_batch(now_ns, command.worker, command.batch)
+    def _run_decode(self, now_ns: Boxed, command: RunDecode) -> None:
+        worker, run, batch, _, _ = astuple(command)
+        self._decode_run[worker] = run
+        self._join_batch(now_ns, worker, batch)
 
-    def _start_transfer(self, now_ns: int, command: StartTransfer) -> None:
-        self._transfers_in_flight[command.transfer] = command, self._transfers_noted
+    def _start_transfer(self, now_ns: Boxed, command: StartTransfer) -> None:
+        fields = astuple(command)
+        transfer, request, _, source, target, _, target_blocks, _, layers, size_bytes, operations, last, _, _ = fields
+        self._transfers_in_flight[transfer] = command, self._transfers_noted
         self._transfers_noted += 1
         if self._mishaps.to_move_again:
             self._mishaps.started(now_ns, command)
-        self._transfers.put(
-            (
-                command.request,
-                command.source,
-                command.target,
-                now_ns,
-                command.size_bytes,
-                command.operations,
-                count_blocks(command.target_blocks) * command.layers,
-                command.last,
-            )
-        )
+        block_layers = count_blocks(target_blocks) * layers
+        self._transfers.put((request, source, target, now_ns, size_bytes, operations, block_layers, last))
 
-    def _choose_mode(self, _now_ns: int, command: ChooseMode) -> None:
+    def _choose_mode(self, _now_ns: Boxed, command: ChooseMode) -> None:
         self._choices.put((command.request, SERVING_MODES.index(command.mode)))
 
-    def _finish_request(self, now_ns: int, command: FinishRequest) -> None:
-        request = command.request
-        self._finishes.put((request, now_ns, FINISH_REASONS.index(command.why)))
+    def _finish_request(self, now_ns: Boxed, command: FinishRequest) -> None:
+        request, why = astuple(command)
+        self._finishes.put((request, now_ns, FINISH_REASONS.index(why)))
         self._leave_batch(request)
 
     # --- bookkeeping ---
@@ -279,13 +276,13 @@ class Collector:
         self._logs.append(log)
         return log
 
-    def _note_chunks(self, command: RunPrefill, row: int) -> None:
+    def _note_chunks(self, command: RunPrefill, row: Boxed) -> None:
         resident = self._resident[command.worker]
         for chunk in command.chunks:
             request, start_token, tokens = astuple(chunk)
             self._chunks.put((request, row, resident.get(request, MISSING), start_token, tokens))
 
-    def _join_batch(self, now_ns: int, worker: int, batch: tuple[int, ...]) -> None:
+    def _join_batch(self, now_ns: Boxed, worker: Boxed, batch: tuple[Boxed, ...]) -> None:
         """Open a span for each request of ``batch`` that has none.
 
         Requests that go on keep their order and new ones come last, so the walk starts at the end and the cost follows
@@ -306,7 +303,7 @@ class Collector:
                     self._leave_batch(request)
             self._open_spans(now_ns, worker, [request for request in batch if request not in decoding])
 
-    def _open_spans(self, now_ns: int, worker: int, requests: Sequence[int]) -> None:
+    def _open_spans(self, now_ns: Boxed, worker: Boxed, requests: Sequence[Boxed]) -> None:
         resident = self._resident[worker]
         first = self._steps[worker]
         for request in requests:
@@ -315,7 +312,7 @@ class Collector:
             self._spans_noted += 1
         self._batch_size[worker] += len(requests)
 
-    def _leave_batch(self, request: int) -> None:
+    def _leave_batch(self, request: Boxed) -> None:
         span = self._decoding.pop(request, None)
         if span is not None:
             row, worker = span

@@ -6,12 +6,17 @@ columns mean.
 """
 
 from struct import pack
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from kvsim.metrics.columns import MISSING, Integers
 
-PACK_VALUES = 1 << 16
+PACK_VALUES = 1 << 12
+
+Boxed: TypeAlias = Any
+"""An integer as the object that it is in a message. Compiled, an ``int`` is taken out of its object and put into a new
+one each time that it goes on; a message that is read ``astuple`` keeps its own."""
 
 
 class Log:
