@@ -31,7 +31,7 @@ def fuzz(
     """Play random clusters, loads and faults against the scheduler; shrink the first schedule that fails to a story."""
     from kvsim.fuzz.campaign import run_campaign  # noqa: PLC0415
     from kvsim.fuzz.worlds import MODES  # noqa: PLC0415
-    from kvsim.report.terminal import run_progress  # noqa: PLC0415
+    from kvsim.report.progress import run_progress  # noqa: PLC0415
     from kvsim.sweep.pool import available_cores  # noqa: PLC0415
 
     chosen = tuple([mode for mode in MODES if modes is None or mode in modes])

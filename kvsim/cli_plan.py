@@ -54,7 +54,8 @@ def plan(
     """Find the split, tensor parallelism and transfer mode with the most goodput, or where the network makes it pay."""
     from kvsim.plan.options import Axes, make_plan  # noqa: PLC0415
     from kvsim.report.plan_table import network_table, plan_table  # noqa: PLC0415
-    from kvsim.report.terminal import print_table, run_progress  # noqa: PLC0415
+    from kvsim.report.progress import run_progress  # noqa: PLC0415
+    from kvsim.report.terminal import print_table  # noqa: PLC0415
     from kvsim.scenario import load_scenario  # noqa: PLC0415
 
     loaded = load_scenario(scenario, tuple(overrides or ()), seed)

@@ -77,7 +77,8 @@ def validate(
     """Serve a scenario with real workers, simulate the same requests and compare; exit status 1 beyond tolerance."""
     from kvsim.real import calibrate as measure  # noqa: PLC0415
     from kvsim.real import validate as hold_against  # noqa: PLC0415
-    from kvsim.report.terminal import print_table, run_progress  # noqa: PLC0415
+    from kvsim.report.progress import run_progress  # noqa: PLC0415
+    from kvsim.report.terminal import print_table  # noqa: PLC0415
     from kvsim.report.validation_table import validation_table, verdict_lines  # noqa: PLC0415
 
     loaded = _load(scenario, overrides, seed, transport)

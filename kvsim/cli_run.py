@@ -29,7 +29,8 @@ def run(
     report: Annotated[bool, typer.Option(help="Draw figures and report.html.")] = True,
 ) -> None:
     """Simulate every variant of a scenario, compare them and write a run folder."""
-    from kvsim.report.terminal import comparison_table, print_table, run_progress  # noqa: PLC0415
+    from kvsim.report.progress import run_progress  # noqa: PLC0415
+    from kvsim.report.terminal import comparison_table, print_table  # noqa: PLC0415
     from kvsim.run_folder import SUMMARY  # noqa: PLC0415
     from kvsim.scenario import load_scenario  # noqa: PLC0415
     from kvsim.study import run_scenario  # noqa: PLC0415

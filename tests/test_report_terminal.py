@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from test_report_inputs import make_summary
 
+from kvsim.report.progress import run_progress
 from kvsim.report.style import decimals_for, duration_texts, number_text, time_unit, variant_looks
-from kvsim.report.terminal import Row, comparison_sections, comparison_table, print_table, run_progress
+from kvsim.report.terminal import Row, comparison_sections, comparison_table, print_table
 
 
 def _spread(mean: float) -> dict[str, float]:
@@ -198,6 +199,7 @@ def test_progress_writes_nothing_where_stderr_is_no_terminal(capsys: pytest.Capt
     with run_progress(10, "simulating") as progress:
         progress.advance_to(5)
         progress.advance_to(10)
+        assert not progress.is_shown
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
 
@@ -212,6 +214,7 @@ def test_progress_shows_a_bar_on_a_terminal_and_ignores_steps_back(monkeypatch: 
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     with run_progress(10, "simulating [pull]") as progress:
+        assert progress.is_shown
         progress.advance_to(5)
         progress.advance_to(2)
         progress.advance_to(6, total=8, description="push")

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
         save_figures,
     )
     from kvsim.report.html import write_report
+    from kvsim.report.progress import run_progress
     from kvsim.report.stage_figure import stage_breakdown_figure
-    from kvsim.report.terminal import comparison_table, print_table, run_progress
+    from kvsim.report.terminal import comparison_table, print_table
     from kvsim.report.timeline import write_timeline
 
 __all__ = [
@@ -48,7 +49,7 @@ __getattr__, __dir__ = names_of(
         "load_figure": "kvsim.report.figures",
         "memory_figure": "kvsim.report.figures",
         "print_table": "kvsim.report.terminal",
-        "run_progress": "kvsim.report.terminal",
+        "run_progress": "kvsim.report.progress",
         "save_figures": "kvsim.report.figures",
         "stage_breakdown_figure": "kvsim.report.stage_figure",
         "write_report": "kvsim.report.html",

@@ -1,13 +1,11 @@
-"""The comparison of variants as rows of numbers, as a terminal table, and the progress bar of long work.
+"""The comparison of variants as rows of numbers and as a terminal table.
 
 The rows (``comparison_sections``) are plain values that the HTML page shows as well: which metrics are compared, in
 which unit, and which value is best. This module must not know how a metric is computed.
 """
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from rich import box
@@ -17,9 +15,6 @@ from rich.text import Text
 
 from kvsim.report.failure_rows import failure_counts
 from kvsim.report.style import STAGES, decimals_for, number_text, ordered_roles, time_unit
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 Better: TypeAlias = Literal["lower", "higher", "neither"]
 UNFILLED = "kv_reserved_unfilled_block_s"
@@ -284,42 +279,3 @@ def _stage_rows(variants: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
 def print_table(table: Table) -> None:
     """Print a table on standard output: in colour and as wide as the terminal, plain and 80 columns wide in a pipe."""
     Console(emoji=False).print(table)  # a name in colons is a name
-
-
-class RunProgress:
-    """Where ``advance_to`` goes: a bar, or nowhere. Positions only grow; a smaller one is ignored."""
-
-    def __init__(self, progress: "Progress | None", description: str, total: float) -> None:
-        self._progress = progress
-        self._task = None if progress is None else progress.add_task(description, total=total)
-        self._reached = 0.0
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether anybody sees it."""
-        return self._progress is not None
-
-    def advance_to(self, position: float, *, total: float | None = None, description: str | None = None) -> None:
-        """Say that ``position`` of the total is done. A new total or description replaces the one before."""
-        self._reached = max(self._reached, position)
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self._reached, total=total, description=description)
-
-
-@contextmanager
-def run_progress(total: float, description: str) -> Iterator[RunProgress]:
-    """A progress bar on stderr while the block runs; nothing at all where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield RunProgress(None, description, total)
-        return
-    from rich import progress  # noqa: PLC0415  # a run in a pipe needs none of it
-
-    columns = (
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(),
-        progress.TaskProgressColumn(),
-        progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
-        yield RunProgress(bar, description, total)
