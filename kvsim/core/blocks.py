@@ -101,8 +101,11 @@ class BlockPool:
 
     def release(self, request: RequestId) -> int:
         """Free all blocks of the request. Returns how many."""
-        runs = self._tables.pop(request).runs
-        released = sum([blocks for _, blocks in runs])
+        runs = self._tables[request].runs
+        del self._tables[request]
+        released = 0
+        for _, blocks in runs:
+            released += blocks
         self._free.give_back_table(runs)
         self.blocks_free += released
         return released

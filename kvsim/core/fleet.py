@@ -185,7 +185,7 @@ class Fleet:
 
     def touch(self, worker: WorkerId) -> None:
         """Something changed on this worker that its engine may act upon."""
-        self._touched.add(worker, first=worker in self.decode)
+        self._touched.add(worker, first=self._roles[worker] == "decode")
 
     def next_touched(self) -> WorkerId | None:
         """Remove and return the worker that plans next."""

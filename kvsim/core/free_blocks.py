@@ -32,7 +32,7 @@ class FreeList:
         raise NotImplementedError
 
     def give_back_table(self, table: list[tuple[int, int]]) -> None:
-        """Add the runs of a table, the last one first."""
+        """Add the runs of a table that nobody needs any more, the last one first."""
         for first_block, blocks in reversed(table):
             self.give_back(first_block, blocks)
 
@@ -43,8 +43,8 @@ class FreeList:
 
 _FIRST_BLOCK: Final = itemgetter(0)
 
-SORTED_IN_UP_TO: Final = 8
-"""A table is sorted in where there are at most so many free runs for each of its own, else each finds its place."""
+MERGED_UP_TO: Final = 8
+"""A table is merged in where there are at most so many free runs for each of its own, else each finds its place."""
 
 
 class FirstFit(FreeList):
@@ -111,24 +111,32 @@ class FirstFit(FreeList):
 
     def give_back_table(self, table: list[tuple[int, int]]) -> None:
         runs = self._runs
-        if len(table) == 1 or len(runs) > SORTED_IN_UP_TO * len(table):
+        if len(table) == 1 or len(runs) > MERGED_UP_TO * len(table):
             for first_block, blocks in table:
                 self.give_back(first_block, blocks)
             return
-        runs += table
-        runs.sort(key=_FIRST_BLOCK)
-        as_they_are: list[Any] = runs  # compiled, moving a pair as what it is takes it apart and makes a new one
-        last, end = 0, runs[0][0] + runs[0][1]
-        for index in range(1, len(runs)):
-            start, length = runs[index]
-            if start == end:
-                runs[last] = (runs[last][0], runs[last][1] + length)
+        table.sort(key=_FIRST_BLOCK)
+        free: list[Any] = runs
+        given: list[Any] = table  # compiled, moving a pair as what it is takes it apart and makes a new one
+        merged: list[Any] = []
+        left = right = start = 0
+        end = -1
+        while left < len(runs) or right < len(table):
+            if right == len(table) or (left < len(runs) and runs[left][0] < table[right][0]):
+                first, blocks = runs[left]
+                run = free[left]
+                left += 1
             else:
-                last += 1
-                if last != index:
-                    as_they_are[last] = as_they_are[index]
-            end = start + length
-        del runs[last + 1 :]
+                first, blocks = table[right]
+                run = given[right]
+                right += 1
+            if first == end:
+                merged[-1] = (start, first + blocks - start)
+            else:
+                merged.append(run)
+                start = first
+            end = first + blocks
+        self._runs = merged
 
     def _place(self, block: int) -> int:
         """The index of the first run behind this block. ``bisect`` would compare pairs, which costs twice as much."""

@@ -49,6 +49,7 @@ class HandOver:
         self._links = links
         self._shapes = [(spec.tensor_parallel, cluster.block_tokens(spec.id)) for spec in cluster.workers]
         self._planners: dict[tuple[int, int, int, int], TransferPlanner] = {}
+        self._planner_of: dict[int, TransferPlanner] = {}  # by source and target, as one number
         self._plans: dict[RequestId, tuple[TransferPlan, BlockRuns, BlockRuns]] = {}
         self._in_flight: dict[TransferId, _InFlight] = {}
 
@@ -199,11 +200,14 @@ class HandOver:
             self._links.end(request)
 
     def _planner(self, source: WorkerId, target: WorkerId) -> TransferPlanner:
-        (source_tp, source_tokens), (target_tp, target_tokens) = self._shapes[source], self._shapes[target]
-        shapes = source_tp, target_tp, source_tokens, target_tokens
-        planner = self._planners.get(shapes)
+        ends = source * len(self._shapes) + target
+        planner = self._planner_of.get(ends)
         if planner is None:
-            planner = self._planners[shapes] = TransferPlanner(self._kv, *shapes)
+            (source_tp, source_tokens), (target_tp, target_tokens) = self._shapes[source], self._shapes[target]
+            shapes = source_tp, target_tp, source_tokens, target_tokens
+            if shapes not in self._planners:
+                self._planners[shapes] = TransferPlanner(self._kv, *shapes)
+            planner = self._planner_of[ends] = self._planners[shapes]
         return planner
 
     def ends(self) -> list[tuple[WorkerId, WorkerId]]:

@@ -55,4 +55,5 @@ class Leases:
 
     def drop(self, request: RequestId) -> None:
         """There is nothing to keep any more."""
-        self._ends_ns.pop(request, None)
+        if self._ends_ns:
+            self._ends_ns.pop(request, None)

@@ -28,15 +28,23 @@ from kvsim.sim.truth import Truth
 Report = Callable[[Event], None]
 
 
-class _DecodeRun:
-    """The decode run in progress: its step costs, and after how many steps and how long it is planned to end."""
-
-    __slots__ = ("carry_fs", "command", "first_fs", "growth_fs", "started_ns", "steps", "stops_after", "total_fs")
+class _DecodeRun(Wake):
+    """The decode run in progress: its step costs, and after how many steps and how long it is planned to end. It acts
+    when it was to end at first; it may have been cut meanwhile."""
 
     def __init__(
-        self, command: RunDecode, started_ns: int, steps: int, first_fs: int, growth_fs: int, carry_fs: int
+        self,
+        worker: "SimulatedWorker",
+        command: RunDecode,
+        started_ns: int,
+        steps: int,
+        first_fs: int,
+        growth_fs: int,
+        carry_fs: int,
     ) -> None:
+        self.worker = worker
         self.command = command
+        self.steps_planned = steps
         self.started_ns = started_ns
         self.first_fs = first_fs
         self.growth_fs = growth_fs
@@ -48,9 +56,12 @@ class _DecodeRun:
         self.steps = steps
         self.total_fs = steps_total_fs(steps, self.first_fs, self.growth_fs, self.carry_fs)
 
+    def act(self) -> None:
+        self.worker.end_decode(self, self.steps_planned)
 
-class _RunEnds(Wake):
-    """The planned end of a decode run has come, unless it was cut meanwhile."""
+
+class _CutEnds(Wake):
+    """The end of a decode run that was cut has come, unless it was cut again."""
 
     def __init__(self, worker: "SimulatedWorker", run: _DecodeRun) -> None:
         self._worker = worker
@@ -126,8 +137,8 @@ class SimulatedWorker:
         base_fs, token_fs, end_tokens = self._model.decode_piece(batch, context_tokens)
         first_fs = base_fs + token_fs * context_tokens
         steps = min(steps_max, requests.steps_left())
-        self._run = _DecodeRun(command, self._clock.now_ns, steps, first_fs, token_fs * batch, self._carry_fs)
-        self._await_end(self._run)
+        self._run = _DecodeRun(self, command, self._clock.now_ns, steps, first_fs, token_fs * batch, self._carry_fs)
+        self._await_end(self._run, self._run)
         if context_tokens + steps * batch > end_tokens:  # later steps take longer than this line says
             self._await_split(self._run, (end_tokens - 1 - context_tokens) // batch + 1)
         if self._stops_ns != NEVER_NS:
@@ -141,7 +152,7 @@ class SimulatedWorker:
         steps = current.stops_after if self._paused else self._steps_over(current) + 1
         if steps < current.steps:
             current.end_after(steps)
-            self._await_end(current)
+            self._await_end(current, _CutEnds(self, current))
 
     def release(self, request: RequestId) -> None:
         """The request has lost its blocks here: if it was decoding, it no longer is."""
@@ -236,9 +247,9 @@ class SimulatedWorker:
         next_step = steps_begun_before(elapsed_ns + 1, run.steps + 1, run.first_fs, run.growth_fs, run.carry_fs)
         return next_step - 1
 
-    def _await_end(self, run: _DecodeRun) -> None:
+    def _await_end(self, run: _DecodeRun, wake: Wake) -> None:
         end_ns = run.started_ns + run.total_fs // FEMTOSECONDS_PER_NS
-        self._clock.wake_after(max(0, end_ns - self._clock.now_ns), _RunEnds(self, run))
+        self._clock.wake_after(max(0, end_ns - self._clock.now_ns), wake)
 
     def end_decode(self, run: _DecodeRun, steps: int) -> None:
         """The instant at which the run was to end after ``steps`` steps has come."""
