@@ -62,7 +62,7 @@ class HandOver:
         source, target = state.prefill_side(), state.decode_side()
         planned = self._plans.pop(request, None)
         if planned is None:
-            planned = (self._planner(source, target).plan(*blocks), *blocks)
+            planned = (self._planner(source, target).plan(blocks[0], blocks[1]), blocks[0], blocks[1])
             if self._links is not None:
                 left_bytes = planned[0].size_bytes(self._kv.layers - state.layers_started)
                 self._links.begin(request, source, target, left_bytes)
