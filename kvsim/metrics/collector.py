@@ -5,7 +5,7 @@ from all requests at once (``kvsim.metrics.derive``). It must not know who carri
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from msgspec.structs import astuple
 
@@ -38,9 +38,6 @@ from kvsim.metrics.mishaps import TRANSFER_CUT, TRANSFER_FAILED, TRANSFER_STALE,
 from kvsim.metrics.role_log import ROLE_MESSAGES, RoleLog
 from kvsim.metrics.unnoted import UNNOTED
 
-PACK_CALLS: Final = 1 << 8
-"""How often full logs are looked for."""
-
 
 class Collector:
     """``observe`` every call of ``Scheduler.handle``, in order; then ``finish`` once.
@@ -51,25 +48,24 @@ class Collector:
 
     def __init__(self, cluster: ClusterSpec) -> None:
         self._cluster = cluster
-        self._end_ns = self._calls = 0
-        self._logs: list[Log] = []
-        self._arrivals = self._log(3)
-        self._prefill_runs = self._log(3)
-        self._prefill_ends = self._log(2)
-        self._chunks = self._log(5)
-        self._spans = self._log(5)
-        self._span_lasts = self._log(2)
-        self._segments = self._log(7)
-        self._residencies = self._log(2)
-        self._releases = self._log(2)
-        self._assigns = self._log(3)
-        self._transfers = self._log(8)
-        self._transfer_ends = self._log(2)
-        self._transfer_residencies = self._log(2)
-        self._choices = self._log(2)
-        self._finishes = self._log(3)
-        self._mishaps = Mishaps(self._log(3))
-        self._role_log = RoleLog(self._log(5))
+        self._end_ns = 0
+        self._arrivals = Log(3)
+        self._prefill_runs = Log(3)
+        self._prefill_ends = Log(2)
+        self._chunks = Log(5)
+        self._spans = Log(5)
+        self._span_lasts = Log(2)
+        self._segments = Log(7)
+        self._residencies = Log(2)
+        self._releases = Log(2)
+        self._assigns = Log(3)
+        self._transfers = Log(8)
+        self._transfer_ends = Log(2)
+        self._transfer_residencies = Log(2)
+        self._choices = Log(2)
+        self._finishes = Log(3)
+        self._mishaps = Mishaps(Log(3))
+        self._role_log = RoleLog(Log(5))
         self._prefills_noted = self._spans_noted = self._residencies_noted = self._transfers_noted = 0
         workers = len(cluster.workers)
         self._steps = [0] * workers
@@ -110,10 +106,6 @@ class Collector:
         for message in messages:
             if (handler := handlers[type(message)]) is not None:
                 handler(now, message)
-        self._calls += 1
-        if self._calls % PACK_CALLS == 0:
-            for log in self._logs:
-                log.pack()
 
     def finish(self) -> RunColumns:
         """The run so far as columns. What is still under way has no end: prefills, transfers, requests."""
@@ -270,11 +262,6 @@ class Collector:
         self._leave_batch(request)
 
     # --- bookkeeping ---
-
-    def _log(self, columns: int) -> Log:
-        log = Log(columns)
-        self._logs.append(log)
-        return log
 
     def _note_chunks(self, command: RunPrefill, row: Boxed) -> None:
         resident = self._resident[command.worker]
