@@ -102,7 +102,7 @@ def test_check_notices_blocks_that_are_owned_twice_or_do_not_exist(
     pool = BlockPool(4, allocation)
     pool.assign(A, 2)
     pool.check()
-    pool._tables[B] = BlockTable(tuple(runs), generation=0)
+    pool._tables[B] = BlockTable(runs, generation=0)
     with pytest.raises(AssertionError, match=message):
         pool.check()
 

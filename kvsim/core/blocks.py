@@ -25,29 +25,28 @@ def free_list(allocation: Allocation, blocks_total: int) -> FreeList:
 
 
 class BlockTable:
-    """The blocks of one request as runs, in order of their tokens, and their generation. ``end`` is the block that
-    would continue the last run."""
+    """The blocks of one request as runs, in order of their tokens, and their generation."""
 
-    __slots__ = ("end", "generation", "runs")
+    __slots__ = ("generation", "runs")
 
-    def __init__(self, runs: BlockRuns, generation: int) -> None:
-        self.runs = list(runs)
+    def __init__(self, runs: list[tuple[int, int]], generation: int) -> None:
+        self.runs = runs
         self.generation = generation
-        self.end = runs[-1][0] + runs[-1][1]
-
-    def extend(self, runs: BlockRuns) -> None:
-        """These blocks follow."""
-        self.runs.extend(runs)
-        self.end = runs[-1][0] + runs[-1][1]
 
     def grow(self, block: int) -> None:
         """One block follows."""
-        if block == self.end:
-            first, blocks = self.runs[-1]
+        first, blocks = self.runs[-1]
+        if first + blocks == block:
             self.runs[-1] = (first, blocks + 1)
         else:
             self.runs.append((block, 1))
-        self.end = block + 1
+
+    def blocks(self) -> int:
+        """How many blocks it has."""
+        total = 0
+        for _, blocks in self.runs:
+            total += blocks
+        return total
 
 
 class BlockPool:
@@ -68,9 +67,9 @@ class BlockPool:
         taken = self._free.take(blocks)
         table = self._tables.get(request)
         if table is None:
-            self._tables[request] = BlockTable(taken, generation)
+            self._tables[request] = BlockTable(list(taken), generation)
         else:
-            table.extend(taken)
+            table.runs.extend(taken)
             table.generation = generation
         return taken
 
@@ -101,12 +100,9 @@ class BlockPool:
 
     def release(self, request: RequestId) -> int:
         """Free all blocks of the request. Returns how many."""
-        runs = self._tables[request].runs
-        del self._tables[request]
-        released = 0
-        for _, blocks in runs:
-            released += blocks
-        self._free.give_back_table(runs)
+        table = self._tables.pop(request)
+        released = table.blocks()
+        self._free.give_back_table(table.runs)
         self.blocks_free += released
         return released
 
@@ -128,7 +124,7 @@ class BlockPool:
         assert request not in self._tables, f"request {request} takes back blocks beside those that it has"
         taken = self._free.take_back(request, blocks)
         self.blocks_free -= blocks
-        self._tables[request] = BlockTable(taken, generation)
+        self._tables[request] = BlockTable(list(taken), generation)
         return taken
 
     def table(self, request: RequestId) -> BlockRuns:
@@ -147,7 +143,7 @@ class BlockPool:
     def blocks_of(self, request: RequestId) -> int:
         """How many blocks the request has here."""
         table = self._tables.get(request)
-        return sum([blocks for _, blocks in table.runs]) if table is not None else 0
+        return table.blocks() if table is not None else 0
 
     def check(self) -> None:
         """Assert the conservation law: every block is free or in one table, exactly once."""

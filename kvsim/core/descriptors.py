@@ -247,8 +247,7 @@ class TransferPlan:
 
 
 class TransferPlanner:
-    """Plans transfers between two tensor-parallel degrees and lengths of blocks (0: that of ``kv``). Immutable; costs
-    about a millisecond, so build it once."""
+    """Plans transfers between two tensor-parallel degrees and lengths of blocks (0: that of ``kv``). Immutable."""
 
     def __init__(
         self, kv: KvSpec, source_tp: int, target_tp: int, source_tokens: int = 0, target_tokens: int = 0
@@ -306,10 +305,12 @@ def _range_factors(
     return (per_run, per_block) if layers else (0, 0)
 
 
-@lru_cache
-def transfer_planner(kv: KvSpec, source_tp: int, target_tp: int) -> TransferPlanner:
-    """The planner of this pair of degrees, built once."""
-    return TransferPlanner(kv, source_tp, target_tp)
+@lru_cache  # it costs about a millisecond
+def transfer_planner(
+    kv: KvSpec, source_tp: int, target_tp: int, source_tokens: int = 0, target_tokens: int = 0
+) -> TransferPlanner:
+    """The planner of this pair of degrees and lengths of blocks, built once."""
+    return TransferPlanner(kv, source_tp, target_tp, source_tokens, target_tokens)
 
 
 def plan_transfer(

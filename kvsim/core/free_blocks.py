@@ -112,8 +112,7 @@ class FirstFit(FreeList):
     def give_back_table(self, table: list[tuple[int, int]]) -> None:
         runs = self._runs
         if len(table) == 1 or len(runs) > MERGED_UP_TO * len(table):
-            for first_block, blocks in table:
-                self.give_back(first_block, blocks)
+            super().give_back_table(table)
             return
         table.sort(key=_FIRST_BLOCK)
         free: list[Any] = runs

@@ -10,7 +10,7 @@ It must not know why a transfer starts; ``batching.layers_to_start`` and the sch
 """
 
 from kvsim.core.cluster import ClusterSpec
-from kvsim.core.descriptors import TransferPlan, TransferPlanner
+from kvsim.core.descriptors import TransferPlan, TransferPlanner, transfer_planner
 from kvsim.core.links import LinkLoads
 from kvsim.core.messages import BlockRuns, RequestId, ServingMode, StartTransfer, TransferId, TransferKind, WorkerId
 from kvsim.core.outbox import Outbox
@@ -48,8 +48,7 @@ class HandOver:
         self._kv = cluster.kv
         self._links = links
         self._shapes = [(spec.tensor_parallel, cluster.block_tokens(spec.id)) for spec in cluster.workers]
-        self._planners: dict[tuple[int, int, int, int], TransferPlanner] = {}
-        self._planner_of: dict[int, TransferPlanner] = {}  # by source and target, as one number
+        self._planners: dict[int, TransferPlanner] = {}  # by source and target, as one number
         self._plans: dict[RequestId, tuple[TransferPlan, BlockRuns, BlockRuns]] = {}
         self._in_flight: dict[TransferId, _InFlight] = {}
 
@@ -201,13 +200,11 @@ class HandOver:
 
     def _planner(self, source: WorkerId, target: WorkerId) -> TransferPlanner:
         ends = source * len(self._shapes) + target
-        planner = self._planner_of.get(ends)
+        planner = self._planners.get(ends)
         if planner is None:
             (source_tp, source_tokens), (target_tp, target_tokens) = self._shapes[source], self._shapes[target]
-            shapes = source_tp, target_tp, source_tokens, target_tokens
-            if shapes not in self._planners:
-                self._planners[shapes] = TransferPlanner(self._kv, *shapes)
-            planner = self._planner_of[ends] = self._planners[shapes]
+            planner = transfer_planner(self._kv, source_tp, target_tp, source_tokens, target_tokens)
+            self._planners[ends] = planner
         return planner
 
     def ends(self) -> list[tuple[WorkerId, WorkerId]]:

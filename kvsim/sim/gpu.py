@@ -63,13 +63,12 @@ class _DecodeRun(Wake):
 class _CutEnds(Wake):
     """The end of a decode run that was cut has come, unless it was cut again."""
 
-    def __init__(self, worker: "SimulatedWorker", run: _DecodeRun) -> None:
-        self._worker = worker
+    def __init__(self, run: _DecodeRun) -> None:
         self._run = run
         self._steps = run.steps
 
     def act(self) -> None:
-        self._worker.end_decode(self._run, self._steps)
+        self._run.worker.end_decode(self._run, self._steps)
 
 
 class _PrefillEnds(Wake):
@@ -152,7 +151,7 @@ class SimulatedWorker:
         steps = current.stops_after if self._paused else self._steps_over(current) + 1
         if steps < current.steps:
             current.end_after(steps)
-            self._await_end(current, _CutEnds(self, current))
+            self._await_end(current, _CutEnds(current))
 
     def release(self, request: RequestId) -> None:
         """The request has lost its blocks here: if it was decoding, it no longer is."""
