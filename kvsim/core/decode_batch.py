@@ -9,14 +9,11 @@ It must not know when steps happen or who is admitted.
 """
 
 from collections.abc import Iterator
-from heapq import heappop, heappush
-from typing import Final
 
 from kvsim.core.blocks import BlockPool, BlockTable
 from kvsim.core.messages import RequestId
 from kvsim.core.request import RequestState
-
-UNKNOWN: Final = -1
+from kvsim.core.step_ends import StepEnds
 
 
 class DecodeBatch:
@@ -28,8 +25,7 @@ class DecodeBatch:
         self._block_tokens = block_tokens
         self._members: dict[RequestId, RequestState] = {}
         self._buckets: list[dict[RequestId, BlockTable]] = [{} for _ in range(block_tokens)]
-        self._limits: list[tuple[int, RequestId]] = []
-        self._first_limit = UNKNOWN
+        self._limits = StepEnds()
 
     def __len__(self) -> int:
         return len(self._members)
@@ -51,13 +47,12 @@ class DecodeBatch:
         state.joined_step = self.steps_total
         self._members[request] = state
         self._bucket(state)[request] = self._pool.growing_table(request)
-        self._first_limit = UNKNOWN
-        heappush(self._limits, (self._limit_step(state), request))
+        self._limits.add(request, self.steps_total + state.generated_max - state.generated)
 
     def leave(self, request: RequestId) -> RequestState:
         """Remove a member and write its progress into its state."""
         state = self._members.pop(request)
-        self._first_limit = UNKNOWN
+        self._limits.remove(request)
         del self._bucket(state)[request]
         steps = self.steps_total - state.joined_step
         state.generated += steps
@@ -83,7 +78,7 @@ class DecodeBatch:
     def steps_within(self, blocks: int, steps_max: int) -> tuple[int, int]:
         """The most steps, up to ``steps_max``, that no limit of a member ends earlier and these blocks suffice for; and
         the blocks that they take."""
-        steps = min(steps_max, self._steps_to_limit())
+        steps = min(steps_max, self._limits.first_step() - self.steps_total)
         growth = self.growth(steps)
         if growth <= blocks:
             return steps, growth
@@ -116,29 +111,7 @@ class DecodeBatch:
 
     def at_limit(self) -> list[RequestId]:
         """Members that have generated as many tokens as they may, lowest id first."""
-        reached: list[RequestId] = []
-        while self._steps_to_limit() == 0:
-            request = heappop(self._limits)[1]
-            self._first_limit = UNKNOWN
-            if request not in reached:  # one that left and came back may be noted twice for the same step
-                reached.append(request)
-        return reached
-
-    def _steps_to_limit(self) -> int:
-        """Steps until the first member reaches its limit. Drops entries of members that left."""
-        while self._first_limit == UNKNOWN:
-            if not self._limits:
-                return 1 << 60
-            step, request = self._limits[0]
-            state = self._members.get(request)
-            if state is not None and self._limit_step(state) == step:
-                self._first_limit = step
-            else:
-                heappop(self._limits)
-        return self._first_limit - self.steps_total
-
-    def _limit_step(self, state: RequestState) -> int:
-        return state.joined_step + state.generated_max - state.generated
+        return self._limits.ending(self.steps_total)
 
     def _bucket(self, state: RequestState) -> dict[RequestId, BlockTable]:
         return self._buckets[(state.joined_step - state.context_tokens) % self._block_tokens]
