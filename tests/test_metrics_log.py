@@ -4,12 +4,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvsim.metrics.log import Log, with_column
+from kvsim.metrics.log import PIECE_ROWS, Log
 
 WORDS = st.integers(-(2**63), 2**63 - 1)
 
 
-@given(st.lists(st.tuples(WORDS, WORDS, WORDS), max_size=12))
+@given(st.lists(st.tuples(WORDS, WORDS, WORDS), max_size=2 * PIECE_ROWS + 1))
 def test_a_log_is_the_table_of_its_rows(rows: list[tuple[int, int, int]]) -> None:
     log = Log(3)
     for row in rows:
@@ -64,4 +64,14 @@ def test_a_column_known_later_stands_where_it_belongs_and_is_missing_elsewhere()
         table.put(row)
     later.put((2, 7))
     later.put((0, 5))
-    assert with_column(table.take(), 1, later).tolist() == [[10, 11, 12], [5, -1, 7], [20, 21, 22]]
+    assert table.take({1: later}).tolist() == [[10, 11, 12], [5, -1, 7], [20, 21, 22]]
+
+
+def test_several_columns_may_be_known_later() -> None:
+    table, first, last = Log(1), Log(2), Log(2)
+    table.put((10,))
+    table.put((11,))
+    first.put((1, 3))
+    last.put((0, 4))
+    assert table.take({0: first, 2: last}).tolist() == [[-1, 3], [10, 11], [4, -1]]
+    assert table.take({0: first, 2: last}).shape == (3, 0)

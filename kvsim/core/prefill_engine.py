@@ -76,7 +76,7 @@ class PrefillEngine:
             out.put(AssignBlocks(spec.id, request, blocks, generation))
             chunks.append(Chunk(request, 0, state.context_tokens))
         self.run = out.next_run()
-        completes = tuple([chunk.request for chunk in chunks])
+        completes = tuple([state.id for state in self._running])
         out.put(RunPrefill(spec.id, self.run, tuple(chunks), completes, announce_layers=self._announce_layers))
         return self._running
 

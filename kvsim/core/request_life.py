@@ -40,19 +40,18 @@ class RequestLife:
 
     def arrive(self, request: Request, now_ns: int) -> None:
         """A client sent a request: it waits, or is told at once that it can never fit."""
-        assert request.id not in self.states, f"request {request.id} arrived twice"
+        number, prompt_tokens = request.id, request.prompt_tokens
+        assert number not in self.states, f"request {number} arrived twice"
         context_tokens_max = self._fleet.context_tokens_limit(request)
-        if request.prompt_tokens >= context_tokens_max:
-            self._out.put(FinishRequest(request.id, "too_long" if context_tokens_max else "forbidden"))
+        if prompt_tokens >= context_tokens_max:
+            self._out.put(FinishRequest(number, "too_long" if context_tokens_max else "forbidden"))
             return
         if (most := self._policy.queue_requests_max) is not None and self._requests_waiting() >= most:
-            self._out.put(FinishRequest(request.id, "shed"))
+            self._out.put(FinishRequest(number, "shed"))
             return
-        generated_max = min(request.output_tokens_max, context_tokens_max - request.prompt_tokens)
-        state = RequestState(
-            request, Phase.ARRIVED, generated_max, context_tokens=request.prompt_tokens, mode=self._mode
-        )
-        self.states[request.id] = state
+        generated_max = min(request.output_tokens_max, context_tokens_max - prompt_tokens)
+        state = RequestState(request, Phase.ARRIVED, generated_max, context_tokens=prompt_tokens, mode=self._mode)
+        self.states[number] = state
         self.waits.add(state, now_ns)
         self.wait_for_prefill(state)
 

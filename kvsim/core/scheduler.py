@@ -190,17 +190,18 @@ class Scheduler:
                 self._life.start_transfer(state)
 
     def _on_prefill_done(self, event: PrefillDone) -> None:
+        worker = event.worker
         if self._chooser is not None:
-            self._chooser.run_ends(event.worker, event.run)
-        if event.worker in self._fleet.colocated:
-            self._end_all(self._fleet.colocated[event.worker].finish_step(event))
-        elif event.worker in self._fleet.decode:
-            self._end_all(self._fleet.decode[event.worker].finish_step(event))
-        elif (engine := self._fleet.prefill.get(event.worker)) is not None:
+            self._chooser.run_ends(worker, event.run)
+        if (colocated := self._fleet.colocated.get(worker)) is not None:
+            self._end_all(colocated.finish_step(event))
+        elif (decode := self._fleet.decode.get(worker)) is not None:
+            self._end_all(decode.finish_step(event))
+        elif (engine := self._fleet.prefill.get(worker)) is not None:
             states = engine.finish_run(event.run)
             if self._roles is not None and states:
                 tokens = sum([state.context_tokens for state in states])
-                self._roles.gauge.prefill_ended(event.worker, tokens, self._now_ns)
+                self._roles.gauge.prefill_ended(worker, tokens, self._now_ns)
             for state in states:
                 if not state.generated:
                     state.first_token_ns = self._now_ns
@@ -214,7 +215,7 @@ class Scheduler:
                     self._life.finish(state, "cancelled")
                 else:
                     self._life.hand_over(state)
-        self._fleet.touch(event.worker)
+        self._fleet.touch(worker)
 
     def _on_decode_advanced(self, event: DecodeAdvanced) -> None:
         worker = event.worker

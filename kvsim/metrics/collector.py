@@ -32,7 +32,7 @@ from kvsim.core.messages import (
 )
 from kvsim.metrics.columns import FINISH_REASONS, MISSING, SERVING_MODES, RunColumns
 from kvsim.metrics.derive import derive_columns
-from kvsim.metrics.log import Boxed, Log, with_column
+from kvsim.metrics.log import Boxed, Log
 from kvsim.metrics.logs import Logs
 from kvsim.metrics.mishaps import TRANSFER_CUT, TRANSFER_FAILED, TRANSFER_STALE, Mishaps
 from kvsim.metrics.role_log import ROLE_MESSAGES, RoleLog
@@ -95,17 +95,15 @@ class Collector:
             FinishRequest: self._finish_request,
         }
 
-    def observe(self, now_ns: int, events: Sequence[Event], commands: Sequence[Command]) -> None:
+    def observe(self, now_ns: Boxed, events: Sequence[Event], commands: Sequence[Command]) -> None:
         """Note one call of ``handle``: what had happened at ``now_ns`` and what was ordered."""
         if events:
             self._end_ns = now_ns
         handlers = self._handlers
-        now: Boxed = now_ns
-        messages: list[Event | Command] = list(events)
-        messages += commands
+        messages: list[Event | Command] = [*events, *commands]
         for message in messages:
             if (handler := handlers[type(message)]) is not None:
-                handler(now, message)
+                handler(now_ns, message)
 
     def finish(self) -> RunColumns:
         """The run so far as columns. What is still under way has no end: prefills, transfers, requests."""
@@ -116,15 +114,13 @@ class Collector:
         self._prefills_in_flight.clear()
         logs = Logs(
             arrivals=self._arrivals.take(),
-            prefill_runs=with_column(self._prefill_runs.take(), 2, self._prefill_ends),
+            prefill_runs=self._prefill_runs.take({2: self._prefill_ends}),
             chunks=self._chunks.take(),
-            spans=with_column(self._spans.take(), 3, self._span_lasts),
+            spans=self._spans.take({3: self._span_lasts}),
             segments=self._segments.take(),
-            residencies=with_column(self._residencies.take(), 2, self._releases),
+            residencies=self._residencies.take({2: self._releases}),
             assigns=self._assigns.take(),
-            transfers=with_column(
-                with_column(self._transfers.take(), 4, self._transfer_ends), 9, self._transfer_residencies
-            ),
+            transfers=self._transfers.take({4: self._transfer_ends, 9: self._transfer_residencies}),
             choices=self._choices.take(),
             finishes=self._finishes.take(),
             mishaps=self._mishaps.take(),

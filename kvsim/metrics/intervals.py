@@ -45,10 +45,9 @@ def expand_steps(segments: Integers, workers: int) -> StepColumns:
         duration_ns = duration_ns.astype(np.promote_types(duration_ns.dtype, _width(lasted_ns)), copy=False)
         duration_ns[piece] = lasted_ns
         first, begun = until, piece.stop
-    step_worker = np.repeat(worker.astype(np.int32), steps)
     return StepColumns(
-        worker_first=np.searchsorted(step_worker, np.arange(workers)),
-        worker=step_worker,
+        worker_first=np.append(0, last)[np.searchsorted(worker, np.arange(workers))],
+        worker=np.repeat(worker.astype(np.int32), steps),
         end_ns=end_ns,
         duration_ns=duration_ns,
         mixed=np.repeat(mixed == 1, steps),
@@ -140,10 +139,10 @@ def token_gaps(columns: RunColumns, requests: Flags, first_token: FirstToken) ->
     filled = 0
     for begin in range(1, len(shared), PIECE_STEPS):
         piece = shared[begin : begin + PIECE_STEPS]
-        at_step = np.flatnonzero(piece)
-        part = slice(filled, filled + len(at_step))
-        gaps_ns[part] = np.diff(steps.end_ns[begin - 1 : begin + PIECE_STEPS])[at_step]
-        tokens[part] = piece[at_step]
+        had = piece > 0
+        part = slice(filled, filled + int(np.count_nonzero(had)))
+        gaps_ns[part] = np.diff(steps.end_ns[begin - 1 : begin + PIECE_STEPS])[had]
+        tokens[part] = piece[had]
         filled = part.stop
     gaps_ns[step_gaps:] = spans.first_ns[later] - previous_ns
     tokens[step_gaps:] = 1
@@ -153,7 +152,7 @@ def token_gaps(columns: RunColumns, requests: Flags, first_token: FirstToken) ->
 def _coverage(first: Integers, last: Integers, count: int) -> ShortIntegers:
     """How many of the ranges ``[first, last]`` (empty where ``last < first``) hold each of ``count`` numbers."""
     changes = np.zeros(count + 1, dtype=np.int32)
-    one = np.int32(1)  # adding another type is several times slower
+    one = np.int32(1)  # adding another type is lasting times slower
     np.add.at(changes, first, one)
     np.subtract.at(changes, last + 1, one)
     return np.cumsum(changes, dtype=np.int32, out=changes)[:count]

@@ -124,7 +124,8 @@ class Flow:
         rate = max(1, round(rate_bytes_per_s))
         if rate == self.rate_bytes_per_s:
             return
-        self.remaining -= self.rate_bytes_per_s * (now_ns - self.updated_at_ns)
+        if self.rate_bytes_per_s:
+            self.remaining -= self.rate_bytes_per_s * (now_ns - self.updated_at_ns)
         self.rate_bytes_per_s = rate
         self.updated_at_ns = now_ns
-        self.ends_at_ns = max(now_ns, now_ns + (2 * self.remaining + rate) // (2 * rate))
+        self.ends_at_ns = max(now_ns, now_ns + (self.remaining + self.remaining + rate) // (rate + rate))
