@@ -43,7 +43,7 @@ class FreeList:
 
 _FIRST_BLOCK: Final = itemgetter(0)
 
-MERGED_UP_TO: Final = 8
+MERGED_UP_TO: Final = 4
 """A table is merged in where there are at most so many free runs for each of its own, else each finds its place."""
 
 
@@ -114,25 +114,16 @@ class FirstFit(FreeList):
         if len(table) == 1 or len(runs) > MERGED_UP_TO * len(table):
             super().give_back_table(table)
             return
-        table.sort(key=_FIRST_BLOCK)
-        free: list[Any] = runs
-        given: list[Any] = table  # compiled, moving a pair as what it is takes it apart and makes a new one
+        runs = runs + table
+        runs.sort(key=_FIRST_BLOCK)
+        whole: list[Any] = runs  # compiled, moving a pair as what it is takes it apart and makes a new one
         merged: list[Any] = []
-        left = right = start = 0
-        end = -1
-        while left < len(runs) or right < len(table):
-            if right == len(table) or (left < len(runs) and runs[left][0] < table[right][0]):
-                first, blocks = runs[left]
-                run = free[left]
-                left += 1
-            else:
-                first, blocks = table[right]
-                run = given[right]
-                right += 1
+        start, end = 0, -1
+        for place, (first, blocks) in enumerate(runs):
             if first == end:
                 merged[-1] = (start, first + blocks - start)
             else:
-                merged.append(run)
+                merged.append(whole[place])
                 start = first
             end = first + blocks
         self._runs = merged

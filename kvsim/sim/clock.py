@@ -1,14 +1,15 @@
 """Simulated time: an environment of SimPy, with waits that cost little.
 
-The simulator waits by callbacks instead of generator processes, in a heap of its own, both for speed: an event of SimPy
-also keeps a list of callbacks, a value and a delay that nobody here reads, and SimPy's heap compares tuples, where two
-fields do. Processes and events of SimPy in ``env`` take their turn among the callbacks, as if all were in one queue.
+The simulator waits by callbacks instead of generator processes, in a queue of its own, both for speed: an event of
+SimPy also keeps a list of callbacks, a value and a delay that nobody here reads, and SimPy's heap compares tuples,
+where one number does. Processes and events of SimPy in ``env`` take their turn among the callbacks, as if all were in
+one queue.
 
 A wait cannot be taken back, so whoever may change his mind checks on waking that it still counts.
 """
 
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any
 
 import simpy
 from simpy.core import EmptySchedule
@@ -25,11 +26,6 @@ class Wake:
     def act(self) -> None:
         """Called once, at its instant."""
         raise NotImplementedError
-
-    @final
-    def comes_before(self, other: "Wake") -> bool:
-        """Whether this one acts first."""
-        return self.at_ns < other.at_ns or (self.at_ns == other.at_ns and self.number < other.number)
 
 
 class _Call(Wake):
@@ -48,7 +44,7 @@ class Clock:
         self.env: simpy.Environment = _Environment(self)
         environment: Any = self.env
         self._others: list[tuple[int, int, int, object]] = environment._queue  # what SimPy itself is to do
-        self._wakes: list[Wake] = []  # a heap
+        self._wakes: list[Wake] = []  # the next one last
         self._numbers = 0
 
     def next_number(self) -> int:
@@ -61,7 +57,19 @@ class Clock:
         assert delay_ns >= 0, f"a wait of {delay_ns} ns"
         wake.at_ns = self.now_ns + delay_ns
         wake.number = self.next_number()
-        _push(self._wakes, wake)
+        self._wakes.insert(self._place(wake.at_ns), wake)
+
+    def _place(self, at_ns: int) -> int:
+        """Where a wait that ends then goes: it acts after all others of that instant. Few wait at a time, two a worker
+        and one a transfer, so to make room for one takes less than a heap takes to keep its order."""
+        wakes, low, high = self._wakes, 0, len(self._wakes)
+        while low < high:
+            middle = (low + high) // 2
+            if wakes[middle].at_ns > at_ns:
+                low = middle + 1
+            else:
+                high = middle
+        return low
 
     def call_after(self, delay_ns: int, action: Callable[[], None]) -> None:
         """Call ``action`` once, ``delay_ns`` from now."""
@@ -72,7 +80,7 @@ class Clock:
         if self._others and self._simpy_comes_first():
             self.env.step()
         elif self._wakes:
-            wake = _pop(self._wakes)
+            wake = self._wakes.pop()
             self.now_ns = wake.at_ns
             wake.act()
         else:
@@ -88,7 +96,7 @@ class Clock:
         """Whether nothing more is due at this instant."""
         if self._others and self._others[0][0] == self.now_ns:
             return False
-        return not self._wakes or self._wakes[0].at_ns > self.now_ns
+        return not self._wakes or self._wakes[-1].at_ns > self.now_ns
 
     @property
     def is_empty(self) -> bool:
@@ -99,41 +107,8 @@ class Clock:
         """Whether what SimPy is to do next comes before the next wake, by its rule: time, priority, number."""
         if not self._wakes:
             return True
-        first = self._wakes[0]
+        first = self._wakes[-1]
         return self._others[0][:3] < (first.at_ns, int(NORMAL), first.number)
-
-
-def _push(heap: list[Wake], wake: Wake) -> None:
-    """``heapq.heappush``, which would call ``__lt__`` through Python, by names."""
-    place = len(heap)
-    heap.append(wake)
-    while place:
-        parent = (place - 1) // 2
-        above = heap[parent]
-        if not wake.comes_before(above):
-            break
-        heap[place] = above
-        place = parent
-    heap[place] = wake
-
-
-def _pop(heap: list[Wake]) -> Wake:
-    """``heapq.heappop``."""
-    last = heap.pop()
-    if not heap:
-        return last
-    first, place, child = heap[0], 0, 1
-    while child < len(heap):
-        below = heap[child]
-        if child + 1 < len(heap) and heap[child + 1].comes_before(below):
-            child += 1
-            below = heap[child]
-        if not below.comes_before(last):
-            break
-        heap[place] = below
-        place, child = child, 2 * child + 1
-    heap[place] = last
-    return first
 
 
 class _Environment(simpy.Environment):
