@@ -11,6 +11,7 @@ them in ``RunDecode.spare_blocks`` and the scheduler that books them later there
 It must not know why somebody wants blocks.
 """
 
+from kvsim.core.block_runs import count_blocks
 from kvsim.core.cluster import Allocation
 from kvsim.core.free_blocks import FirstFit, FreeList, Scattered
 from kvsim.core.messages import BlockRuns, RequestId
@@ -43,10 +44,7 @@ class BlockTable:
 
     def blocks(self) -> int:
         """How many blocks it has."""
-        total = 0
-        for _, blocks in self.runs:
-            total += blocks
-        return total
+        return count_blocks(tuple(self.runs))
 
 
 class BlockPool:

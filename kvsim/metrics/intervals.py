@@ -152,7 +152,7 @@ def token_gaps(columns: RunColumns, requests: Flags, first_token: FirstToken) ->
 def _coverage(first: Integers, last: Integers, count: int) -> ShortIntegers:
     """How many of the ranges ``[first, last]`` (empty where ``last < first``) hold each of ``count`` numbers."""
     changes = np.zeros(count + 1, dtype=np.int32)
-    one = np.int32(1)  # adding another type is lasting times slower
+    one = np.int32(1)  # adding another type is several times slower
     np.add.at(changes, first, one)
     np.subtract.at(changes, last + 1, one)
     return np.cumsum(changes, dtype=np.int32, out=changes)[:count]

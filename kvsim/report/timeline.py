@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from kvsim.core.block_runs import count_blocks
 from kvsim.core.cluster import ClusterSpec
 from kvsim.core.messages import (
     AssignBlocks,
-    BlockRuns,
     Command,
     DecodeAdvanced,
     DismissWorker,
@@ -161,7 +161,7 @@ class _Timeline:
         if isinstance(command, RoleMessage):
             yield from self._change_role(now_ns, command)
         if isinstance(command, AssignBlocks):
-            self._memory[command.worker].assign(command.request, _blocks(command.blocks))
+            self._memory[command.worker].assign(command.request, count_blocks(command.blocks))
         elif isinstance(command, ReleaseBlocks):
             self._memory[command.worker].release(command.request)
         elif isinstance(command, RunPrefill):
@@ -287,10 +287,6 @@ class _Timeline:
             yield from self._end_transfer(now_ns, transfer)
         for worker in self._roles.open():
             yield self._trace.end(now_ns, worker, ROLE_TRACK, {"unfinished": True})
-
-
-def _blocks(runs: BlockRuns) -> int:
-    return sum(blocks for _, blocks in runs)
 
 
 def _short(requests: list[RequestId]) -> str:

@@ -59,18 +59,6 @@ class Clock:
         wake.number = self.next_number()
         self._wakes.insert(self._place(wake.at_ns), wake)
 
-    def _place(self, at_ns: int) -> int:
-        """Where a wait that ends then goes: it acts after all others of that instant. Few wait at a time, two a worker
-        and one a transfer, so to make room for one takes less than a heap takes to keep its order."""
-        wakes, low, high = self._wakes, 0, len(self._wakes)
-        while low < high:
-            middle = (low + high) // 2
-            if wakes[middle].at_ns > at_ns:
-                low = middle + 1
-            else:
-                high = middle
-        return low
-
     def call_after(self, delay_ns: int, action: Callable[[], None]) -> None:
         """Call ``action`` once, ``delay_ns`` from now."""
         self.wake_after(delay_ns, _Call(action))
@@ -102,6 +90,18 @@ class Clock:
     def is_empty(self) -> bool:
         """Whether nothing is due any more."""
         return not self._wakes and not self._others
+
+    def _place(self, at_ns: int) -> int:
+        """Where a wait that ends then goes: it acts after all others of that instant. Few wait at a time, two a worker
+        and one a transfer, so to make room for one takes less than a heap takes to keep its order."""
+        wakes, low, high = self._wakes, 0, len(self._wakes)
+        while low < high:
+            middle = (low + high) // 2
+            if wakes[middle].at_ns > at_ns:
+                low = middle + 1
+            else:
+                high = middle
+        return low
 
     def _simpy_comes_first(self) -> bool:
         """Whether what SimPy is to do next comes before the next wake, by its rule: time, priority, number."""

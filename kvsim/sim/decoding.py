@@ -58,7 +58,8 @@ class DecodingRequests:
         ending = self._ends.ending(self._steps_total)
         if len(ending) < 2:
             return tuple(ending)
-        return tuple([request for request in batch if request in ending])
+        members = frozenset(ending)
+        return tuple([request for request in batch if request in members])
 
     def end_prefill(self, command: RunPrefill) -> tuple[RequestId, ...]:
         """Book the step of a prefill run: one token for each request that decodes in it, and one for each whose context

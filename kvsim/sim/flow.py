@@ -124,7 +124,7 @@ class Flow:
         rate = max(1, round(rate_bytes_per_s))
         if rate == self.rate_bytes_per_s:
             return
-        if self.rate_bytes_per_s:
+        if self.rate_bytes_per_s:  # compiled, products of numbers beyond 31 bits cost far more than sums, even with 0
             self.remaining -= self.rate_bytes_per_s * (now_ns - self.updated_at_ns)
         self.rate_bytes_per_s = rate
         self.updated_at_ns = now_ns
